@@ -1,0 +1,18 @@
+//! The float reference executor: an independent, obvious interpreter of the graph, one function per op (`ops`). It runs in `f32` or
+//! `f64`, simulates static int8 linears exactly, and shows every node's operands and results to a [`Tap`].
+//! No file format, family or recipe is known here; weights come from a [`crate::graph::WeightSource`].
+
+mod generate;
+mod lockstep;
+pub mod ops;
+mod run;
+mod value;
+mod weights;
+
+pub use generate::{
+    DecoderState, Generation, GenerateError, empty_cache, feature_width, greedy, vision_inputs,
+};
+pub use lockstep::{LockstepTap, run_lockstep};
+pub use run::{ExecError, Executor, Inputs, Outputs, Tap};
+pub use value::Value;
+pub use weights::{LinearWeight, WeightCache};

@@ -1,0 +1,61 @@
+//! Weights in the executor's precision: loaded per node, or kept when a graph runs many times (decoding).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use crate::graph::{WeightData, WeightDecl, WeightError, WeightId, WeightSource};
+use crate::numeric::{Real, Tensor};
+
+/// A linear's matrix ready for the product. An integer weight is held as its codes, so that integer products stay exact.
+#[derive(Clone, Debug)]
+pub struct LinearWeight<T> {
+    /// Numbers or codes, `[out, in]`; vectors `[n]`.
+    pub values: Tensor<T>,
+    /// Scale per output channel when `values` are codes.
+    pub scales: Option<Vec<T>>,
+}
+
+/// Loads weights from a source and, if asked to, keeps them.
+pub struct WeightCache<'a, T> {
+    source: &'a dyn WeightSource,
+    kept: Option<Mutex<HashMap<WeightId, Arc<LinearWeight<T>>>>>,
+}
+
+impl<'a, T: Real> WeightCache<'a, T> {
+    /// Loads at every use: memory stays bounded by one weight.
+    pub fn streaming(source: &'a dyn WeightSource) -> Self {
+        Self { source, kept: None }
+    }
+
+    /// Loads once and keeps everything.
+    pub fn keeping(source: &'a dyn WeightSource) -> Self {
+        Self { source, kept: Some(Mutex::new(HashMap::new())) }
+    }
+
+    /// The numbers of a weight.
+    ///
+    /// # Errors
+    /// [`WeightError`] when the source cannot give it.
+    pub fn get(&self, id: WeightId, decl: &WeightDecl) -> Result<Arc<LinearWeight<T>>, WeightError> {
+        let Some(kept) = &self.kept else {
+            return Ok(Arc::new(convert(self.source.load(decl)?)));
+        };
+        let lock = || kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(w) = lock().get(&id) {
+            return Ok(w.clone());
+        }
+        let loaded = Arc::new(convert(self.source.load(decl)?));
+        lock().insert(id, loaded.clone());
+        Ok(loaded)
+    }
+}
+
+fn convert<T: Real>(data: WeightData) -> LinearWeight<T> {
+    match data {
+        WeightData::Float(t) => LinearWeight { values: t.cast(), scales: None },
+        WeightData::Int8(w) => LinearWeight {
+            values: w.codes.map(|&c| T::from_f32(f32::from(c))),
+            scales: Some(w.scales.iter().map(|&s| T::from_f32(s)).collect()),
+        },
+    }
+}

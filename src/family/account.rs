@@ -1,0 +1,218 @@
+//! The account of a checkpoint: every tensor gets one role (or several, by row blocks) or a reason to be ignored; what is missing, extra or
+//! misshapen is listed together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use super::error::FamilyProblem;
+use super::schema::{FamilyFile, TensorDef};
+use super::values::Values;
+use crate::checkpoint::Checkpoint;
+use crate::graph::Model;
+
+/// Where the numbers of a role are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// Tensor name in the checkpoint.
+    pub tensor: String,
+    /// Rows of the tensor (its first axis).
+    pub rows: Range<usize>,
+    /// Elements per row.
+    pub row_len: usize,
+    /// Canonical shape: the first axis, and all others flattened.
+    pub shape: Vec<usize>,
+}
+
+/// A tensor that is not used, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ignored {
+    /// Tensor name.
+    pub tensor: String,
+    /// From the family file.
+    pub reason: String,
+}
+
+/// Result of the account.
+#[derive(Debug, Default)]
+pub(super) struct Account {
+    pub bindings: BTreeMap<String, Binding>,
+    pub ignored: Vec<Ignored>,
+}
+
+/// Maps all tensors of `checkpoint`; problems go to `values`.
+pub(super) fn account(family: &FamilyFile, checkpoint: &Checkpoint, values: &Values<'_>) -> Account {
+    let layout = best_layout(family, checkpoint);
+    let mut state = State { checkpoint, values, layout: &layout, account: Account::default(), seen: BTreeSet::new() };
+    for def in &family.tensors {
+        let n = def.repeat.as_ref().map(|n| values.count(n, &def.name));
+        match n {
+            None => state.tensor(def, None),
+            // A broken depth is reported once by `count`; it must not make a million missing tensors of it.
+            Some(n) => (0..n.min(10_000)).for_each(|i| state.tensor(def, Some(i))),
+        }
+    }
+    state.rest(family);
+    state.account
+}
+
+/// The layout under which most tensors of the family exist.
+fn best_layout(family: &FamilyFile, checkpoint: &Checkpoint) -> BTreeMap<String, String> {
+    let hits = |layout: &BTreeMap<String, String>| {
+        let name = |d: &TensorDef| fill(&d.name, layout, Some(0));
+        family.tensors.iter().filter(|d| checkpoint.tensor(&name(d)).is_some()).count()
+    };
+    // The first among equals, so that an empty checkpoint is reported with the names of the hub.
+    family.layouts.iter().rev().max_by_key(|l| hits(l)).cloned().unwrap_or_default()
+}
+
+fn fill(template: &str, layout: &BTreeMap<String, String>, i: Option<usize>) -> String {
+    let mut name = template.to_string();
+    for (key, value) in layout {
+        name = name.replace(&format!("{{{key}}}"), value);
+    }
+    match i {
+        Some(i) => name.replace("{i}", &i.to_string()),
+        None => name,
+    }
+}
+
+struct State<'a> {
+    checkpoint: &'a Checkpoint,
+    values: &'a Values<'a>,
+    layout: &'a BTreeMap<String, String>,
+    account: Account,
+    seen: BTreeSet<String>,
+}
+
+impl State<'_> {
+    fn tensor(&mut self, def: &TensorDef, i: Option<usize>) {
+        let name = fill(&def.name, self.layout, i);
+        let shape: Vec<usize> = def.shape.iter().map(|n| self.values.count(n, &name)).collect();
+        let first_role = def.role.as_ref().or_else(|| def.blocks.iter().flatten().map(|b| &b.role).next());
+        let role = first_role.map_or_else(|| name.clone(), |r| fill(r, self.layout, i));
+        if let Some(tied) = &def.tied
+            && self.values.flag(&tied.flag, &name)
+        {
+            if self.checkpoint.tensor(&name).is_some() {
+                let reason = format!("tied to {} by the configuration", tied.to);
+                self.seen.insert(name.clone());
+                self.account.ignored.push(Ignored { tensor: name, reason });
+            }
+            if let Some(shared) = self.account.bindings.get(&tied.to).cloned() {
+                self.bind(role, shared);
+            }
+            return;
+        }
+        let Some(tensor) = self.checkpoint.tensor(&name) else {
+            return self.values.report(FamilyProblem::MissingTensor { tensor: name, role, shape });
+        };
+        self.seen.insert(name.clone());
+        if tensor.shape() != shape {
+            let file = tensor.file().display().to_string();
+            let found = tensor.shape().to_vec();
+            let problem = FamilyProblem::WrongShape { file, tensor: name, expected: shape, found };
+            return self.values.report(problem);
+        }
+        self.roles(def, i, &name, &shape);
+    }
+
+    fn roles(&mut self, def: &TensorDef, i: Option<usize>, tensor: &str, shape: &[usize]) {
+        let rows = shape.first().copied().unwrap_or(1);
+        let row_len: usize = shape.iter().skip(1).product();
+        let whole = def.role.iter().map(|r| (r, rows));
+        let blocks = def.blocks.iter().flatten().map(|b| (&b.role, self.values.count(&b.rows, tensor)));
+        let parts: Vec<(&String, usize)> = whole.chain(blocks).collect();
+        let total = parts.iter().map(|(_, n)| n).sum();
+        if total != rows {
+            let tensor = tensor.to_string();
+            return self.values.report(FamilyProblem::Blocks { tensor, rows, blocks: total });
+        }
+        let mut start = 0;
+        for (role, n) in parts {
+            let shape = if shape.len() > 1 { vec![n, row_len] } else { vec![n] };
+            let binding = Binding { tensor: tensor.to_string(), rows: start..start + n, row_len, shape };
+            self.bind(fill(role, self.layout, i), binding);
+            start += n;
+        }
+    }
+
+    fn bind(&mut self, role: String, binding: Binding) {
+        if let Some(first) = self.account.bindings.get(&role) {
+            let (first, second) = (first.tensor.clone(), binding.tensor);
+            return self.values.report(FamilyProblem::RoleTwice { role, first, second });
+        }
+        self.account.bindings.insert(role, binding);
+    }
+
+    /// Tensors without a role: ignored with a reason, or a problem.
+    fn rest(&mut self, family: &FamilyFile) {
+        for tensor in self.checkpoint.tensors() {
+            if self.seen.contains(tensor.name()) {
+                continue;
+            }
+            let fits = |d: &&super::schema::IgnoreDef| glob(&fill(&d.name, self.layout, None), tensor.name());
+            match family.ignore.iter().find(fits) {
+                Some(d) => self
+                    .account
+                    .ignored
+                    .push(Ignored { tensor: tensor.name().to_string(), reason: d.reason.clone() }),
+                None => self.values.report(FamilyProblem::Unclaimed {
+                    file: tensor.file().display().to_string(),
+                    tensor: tensor.name().to_string(),
+                    shape: tensor.shape().to_vec(),
+                }),
+            }
+        }
+    }
+}
+
+/// Whether `name` is `pattern` with every `*` standing for any run of characters.
+pub(crate) fn glob(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == name,
+        Some((head, rest)) => name.strip_prefix(head).is_some_and(|tail| {
+            let ends = tail.char_indices().map(|(i, _)| i).chain([tail.len()]);
+            ends.into_iter().any(|i| glob(rest, &tail[i..]))
+        }),
+    }
+}
+
+/// Checks that the model's weights and the bindings are the same set with the same shapes.
+pub(super) fn cross_check(model: &Model, account: &Account) -> Vec<FamilyProblem> {
+    let mut problems = Vec::new();
+    let mut used = BTreeSet::new();
+    for weight in &model.weights {
+        used.insert(weight.name.as_str());
+        match account.bindings.get(&weight.name) {
+            None => problems.push(FamilyProblem::UnmappedRole {
+                role: weight.name.clone(),
+                shape: weight.shape.clone(),
+            }),
+            Some(b) if b.shape != weight.shape => problems.push(FamilyProblem::RoleShape {
+                role: weight.name.clone(),
+                tensor: b.tensor.clone(),
+                expected: weight.shape.clone(),
+                found: b.shape.clone(),
+            }),
+            Some(_) => {}
+        }
+    }
+    for (role, binding) in &account.bindings {
+        if !used.contains(role.as_str()) {
+            problems.push(FamilyProblem::UnknownRole { tensor: binding.tensor.clone(), role: role.clone() });
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::glob;
+
+    #[test]
+    fn globs() {
+        assert!(glob("a.*.c", "a.b.c") && glob("a.*.c", "a.b.b.c") && glob("*", "") && glob("a*", "a"));
+        assert!(!glob("a.*.c", "a.b.d") && !glob("a", "ab") && !glob("*b", "a"));
+        assert!(glob("*.q.*", "decoder.layers.0.attn.q.weight"));
+    }
+}

@@ -1,0 +1,224 @@
+//! The closed set of operations. One line in [`for_each_op`](crate::for_each_op) adds an op to the enum and to every dispatcher; each op
+//! is a parameter struct with a typing rule ([`OpSpec`]), a function in `exec::ops` and one in `export::onnx::ops`.
+//! Semantics are stated here, with each struct; arithmetic lives in the executor.
+
+mod attention;
+mod linear;
+mod pointwise;
+mod position;
+mod rows;
+
+pub use attention::{CausalAttention, SegmentAttention};
+pub use linear::{ActScales, Linear};
+pub use pointwise::{Activate, Add, LayerNorm, Mul, RmsNorm};
+pub use position::{GridPositions, Rotary, RotaryTable};
+pub use rows::{AddBatch, AppendChannel, DropBatch, Embed, MergeRows, Splice, Split};
+
+use super::types::{Basis, DType, Dim, ValueInfo};
+use super::weights::{WeightDecl, WeightId};
+
+/// Calls `$m!` with the list of all ops as `Name function` pairs: the enum variant (and parameter struct), and the name of the
+/// function that implements it in the executor and in each back-end.
+#[macro_export]
+macro_rules! for_each_op {
+    ($m:ident) => {
+        $m! {
+            Linear linear,
+            LayerNorm layer_norm,
+            RmsNorm rms_norm,
+            Add add,
+            Mul mul,
+            Activate activate,
+            Embed embed,
+            Splice splice,
+            Split split,
+            AppendChannel append_channel,
+            MergeRows merge_rows,
+            AddBatch add_batch,
+            DropBatch drop_batch,
+            GridPositions grid_positions,
+            RotaryTable rotary_table,
+            Rotary rotary,
+            SegmentAttention segment_attention,
+            CausalAttention causal_attention,
+        }
+    };
+}
+
+macro_rules! define_op {
+    ($($name:ident $func:ident,)*) => {
+        /// One operation with its parameters.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op {
+            $(#[doc = concat!("See [`", stringify!($name), "`].")] $name($name),)*
+        }
+
+        $(impl From<$name> for Op {
+            fn from(op: $name) -> Op {
+                Op::$name(op)
+            }
+        })*
+
+        impl Op {
+            /// Names of all ops, in list order.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
+
+            /// Name of the op.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Op::$name(_) => stringify!($name),)*
+                }
+            }
+        }
+
+        impl OpSpec for Op {
+            fn weights(&self) -> Vec<WeightId> {
+                match self {
+                    $(Op::$name(p) => p.weights(),)*
+                }
+            }
+
+            fn infer(&self, inputs: &[&ValueInfo], weights: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
+                match self {
+                    $(Op::$name(p) => p.infer(inputs, weights),)*
+                }
+            }
+        }
+    };
+}
+for_each_op!(define_op);
+
+/// Typing rule of an op: which operands it accepts and what its results are.
+pub trait OpSpec {
+    /// Types of the results for these operands.
+    ///
+    /// # Errors
+    /// [`OpError`] that says what was expected and what was found.
+    fn infer(&self, inputs: &[&ValueInfo], weights: &[WeightDecl]) -> Result<Vec<OutType>, OpError>;
+
+    /// Weights the op names, the matrix of a linear first.
+    fn weights(&self) -> Vec<WeightId> {
+        Vec::new()
+    }
+}
+
+/// Type of one result.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutType {
+    /// Element type.
+    pub dtype: DType,
+    /// Axes.
+    pub shape: Vec<Dim>,
+    /// Stream coordinates.
+    pub basis: Option<Basis>,
+}
+
+impl OutType {
+    fn float(shape: Vec<Dim>) -> Self {
+        Self { dtype: DType::Float, shape, basis: None }
+    }
+
+    fn int(shape: Vec<Dim>) -> Self {
+        Self { dtype: DType::Int, shape, basis: None }
+    }
+
+    fn like(v: &ValueInfo) -> Self {
+        Self { dtype: v.dtype, shape: v.shape.clone(), basis: v.basis }
+    }
+}
+
+/// An op was given operands or weights it does not accept.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("node {node} ({op}): {reason}")]
+pub struct OpError {
+    /// The node, or empty before it has a name.
+    pub node: String,
+    /// The op.
+    pub op: &'static str,
+    /// What was expected and what was found.
+    pub reason: String,
+}
+
+impl OpError {
+    /// An error of `op` at a node not yet named.
+    pub fn new(op: &'static str, reason: String) -> Self {
+        Self { node: String::new(), op, reason }
+    }
+
+    /// Names the node.
+    pub fn at(mut self, node: &str) -> Self {
+        self.node = node.to_string();
+        self
+    }
+}
+
+/// Checks shared by the typing rules; every failure says what was expected and found.
+struct Check {
+    op: &'static str,
+}
+
+impl Check {
+    fn fail<T>(&self, reason: String) -> Result<T, OpError> {
+        Err(OpError::new(self.op, reason))
+    }
+
+    fn operands<'a, const N: usize>(&self, inputs: &[&'a ValueInfo]) -> Result<[&'a ValueInfo; N], OpError> {
+        match <[&ValueInfo; N]>::try_from(inputs) {
+            Ok(a) => Ok(a),
+            Err(_) => self.fail(format!("takes {N} operands, found {}", inputs.len())),
+        }
+    }
+
+    fn float<'a>(&self, v: &'a ValueInfo) -> Result<&'a ValueInfo, OpError> {
+        if v.dtype == DType::Float { Ok(v) } else { self.fail(format!("expected a float operand, found {v}")) }
+    }
+
+    fn int(&self, v: &ValueInfo, rank: usize) -> Result<(), OpError> {
+        if v.dtype == DType::Int && v.shape.len() == rank {
+            Ok(())
+        } else {
+            self.fail(format!("expected an integer operand of rank {rank}, found {v}"))
+        }
+    }
+
+    fn rank(&self, v: &ValueInfo, rank: usize) -> Result<(), OpError> {
+        if v.shape.len() == rank { Ok(()) } else { self.fail(format!("expected rank {rank}, found {v}")) }
+    }
+
+    fn channels(&self, v: &ValueInfo) -> Result<usize, OpError> {
+        match v.channels() {
+            Some(n) => Ok(n),
+            None => self.fail(format!("expected a fixed number of channels, found {v}")),
+        }
+    }
+
+    fn has_channels(&self, v: &ValueInfo, n: usize) -> Result<(), OpError> {
+        let found = self.channels(v)?;
+        if found == n { Ok(()) } else { self.fail(format!("expected {n} channels, found {v}")) }
+    }
+
+    fn no_basis(&self, v: &ValueInfo) -> Result<(), OpError> {
+        if v.basis.is_none() {
+            Ok(())
+        } else {
+            self.fail(format!("a rotation would change this op's result: operand {v} must not carry a basis"))
+        }
+    }
+
+    fn same_shape(&self, a: &ValueInfo, b: &ValueInfo) -> Result<(), OpError> {
+        if a.shape == b.shape { Ok(()) } else { self.fail(format!("operands differ in shape: {a} and {b}")) }
+    }
+
+    fn weight(
+        &self,
+        weights: &[WeightDecl],
+        id: WeightId,
+        shape: &[usize],
+    ) -> Result<(), OpError> {
+        match weights.get(id.0) {
+            Some(w) if w.shape == shape => Ok(()),
+            Some(w) => self.fail(format!("weight {} has shape {:?}, expected {shape:?}", w.name, w.shape)),
+            None => self.fail(format!("weight {} is not declared", id.0)),
+        }
+    }
+}

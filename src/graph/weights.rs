@@ -1,0 +1,183 @@
+//! Weights as graphs see them: declarations (role, shape, format) in the model, numbers from a [`WeightSource`] on demand.
+//! Where the numbers come from (checkpoint, a pass, a quantizer, an exported file) is the source's business.
+
+use crate::numeric::{ShapeError, Tensor};
+
+/// Index into [`crate::graph::Model::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WeightId(pub usize);
+
+/// The part of a model a weight or node belongs to, as users name it in recipes and reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Component {
+    /// Vision tower.
+    Vision,
+    /// Maps vision rows to decoder rows.
+    Projector,
+    /// Token table.
+    Embedding,
+    /// Language model with its head.
+    Decoder,
+}
+
+impl Component {
+    /// All components in graph order.
+    pub const ALL: [Component; 4] =
+        [Component::Vision, Component::Projector, Component::Embedding, Component::Decoder];
+
+    /// Name in recipes, reports and role prefixes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Component::Vision => "vision",
+            Component::Projector => "projector",
+            Component::Embedding => "embedding",
+            Component::Decoder => "decoder",
+        }
+    }
+
+    /// The component a role belongs to: its first dotted word.
+    pub fn of_role(role: &str) -> Option<Component> {
+        let head = role.split('.').next()?;
+        Component::ALL.into_iter().find(|c| c.name() == head)
+    }
+}
+
+/// How a weight's numbers are stored in the exported artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// `f32`.
+    Float,
+    /// Symmetric int8 codes with one scale per output channel (row).
+    Int8PerChannel,
+}
+
+/// A weight that nodes refer to. `parts` are the roles whose rows it stacks, one in the ordinary case.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WeightDecl {
+    /// Canonical name, e.g. `decoder.layers.0.attn.q.weight`.
+    pub name: String,
+    /// `[out, in]` for matrices, `[n]` for vectors.
+    pub shape: Vec<usize>,
+    /// Roles stacked along the first axis; each is what a [`WeightSource`] is asked for.
+    pub parts: Vec<String>,
+    /// Storage format.
+    pub format: WeightFormat,
+}
+
+/// A matrix as symmetric int8 codes: `w[m][k] = codes[m][k] * scales[m]`, codes in `[-127, 127]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Int8Weight {
+    /// Codes `[out, in]`.
+    pub codes: Tensor<i8>,
+    /// One scale per row, positive.
+    pub scales: Vec<f32>,
+}
+
+/// The numbers of one weight.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WeightData {
+    /// Plain numbers.
+    Float(Tensor<f32>),
+    /// Codes and scales.
+    Int8(Int8Weight),
+}
+
+/// Why a weight could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightError {
+    /// The source has no weight of this role.
+    #[error("no weight has the role {role}")]
+    Unknown {
+        /// Role asked for.
+        role: String,
+    },
+    /// Parts of one weight do not stack.
+    #[error("weight {name}: part {part} does not stack with the parts before it ({reason})")]
+    Parts {
+        /// The declared weight.
+        name: String,
+        /// The part that does not fit.
+        part: String,
+        /// What differs.
+        reason: &'static str,
+    },
+    /// The numbers do not have the declared shape.
+    #[error("weight {name}: {source}")]
+    Shape {
+        /// The declared weight.
+        name: String,
+        /// The mismatch.
+        source: ShapeError,
+    },
+    /// The source failed to read it.
+    #[error("weight {role} could not be read")]
+    Read {
+        /// Role asked for.
+        role: String,
+        /// Cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Where the numbers of a model's weights come from. Loads are pure: the same role gives the same numbers.
+pub trait WeightSource: Sync {
+    /// The numbers of one role.
+    ///
+    /// # Errors
+    /// [`WeightError`] when the role is unknown or cannot be read.
+    fn role(&self, role: &str) -> Result<WeightData, WeightError>;
+
+    /// The numbers of a declared weight, its parts stacked.
+    ///
+    /// # Errors
+    /// [`WeightError`] when a part cannot be read or the parts do not stack to the declared shape.
+    fn load(&self, decl: &WeightDecl) -> Result<WeightData, WeightError> {
+        let mut parts = Vec::with_capacity(decl.parts.len());
+        for p in &decl.parts {
+            parts.push(self.role(p)?);
+        }
+        stack(decl, parts)
+    }
+}
+
+fn stack(decl: &WeightDecl, parts: Vec<WeightData>) -> Result<WeightData, WeightError> {
+    let shape_error = |source| WeightError::Shape { name: decl.name.clone(), source };
+    let mut parts = parts.into_iter();
+    let Some(mut whole) = parts.next() else {
+        return Err(WeightError::Unknown { role: decl.name.clone() });
+    };
+    for (i, part) in parts.enumerate() {
+        whole = match (whole, part) {
+            (WeightData::Float(a), WeightData::Float(b)) => WeightData::Float(append(a, b).map_err(shape_error)?),
+            (WeightData::Int8(a), WeightData::Int8(b)) => {
+                let scales = [a.scales, b.scales].concat();
+                WeightData::Int8(Int8Weight { codes: append(a.codes, b.codes).map_err(shape_error)?, scales })
+            }
+            _ => {
+                let part = decl.parts[i + 1].clone();
+                return Err(WeightError::Parts { name: decl.name.clone(), part, reason: "different formats" });
+            }
+        };
+    }
+    let reshape = |shape: &[usize]| shape.to_vec();
+    Ok(match whole {
+        WeightData::Float(t) => WeightData::Float(t.reshape(reshape(&decl.shape)).map_err(shape_error)?),
+        WeightData::Int8(w) => {
+            let codes = w.codes.reshape(reshape(&decl.shape)).map_err(shape_error)?;
+            WeightData::Int8(Int8Weight { codes, scales: w.scales })
+        }
+    })
+}
+
+/// Stacks the rows of `b` under those of `a`.
+fn append<T>(a: Tensor<T>, b: Tensor<T>) -> Result<Tensor<T>, ShapeError> {
+    let mut shape = a.shape().to_vec();
+    let rows = b.shape().first().copied().unwrap_or(0);
+    if let Some(first) = shape.first_mut() {
+        *first += rows;
+    }
+    let mut data = a.into_data();
+    data.extend(b.into_data());
+    Tensor::new(shape, data)
+}

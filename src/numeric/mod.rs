@@ -1,0 +1,11 @@
+//! Numerics: tensors, scalar types, matrix products, quantization grids, statistics. Pure functions on slices and
+//! tensors; nothing here knows a graph, a file or a model family.
+
+pub mod gemm;
+mod real;
+mod special;
+mod tensor;
+
+pub use real::Real;
+pub use special::erf;
+pub use tensor::{ShapeError, Tensor};
