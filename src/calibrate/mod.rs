@@ -9,6 +9,7 @@
 pub mod chat;
 pub mod dataset;
 pub mod image;
+pub mod observe;
 pub mod pixels;
 pub mod positions;
 pub mod prompt;

@@ -12,7 +12,7 @@ mod weights;
 pub use generate::{
     DecoderState, Generation, GenerateError, empty_cache, feature_width, greedy, vision_inputs,
 };
-pub use lockstep::{LockstepTap, run_lockstep};
+pub use lockstep::{Keep, LockstepTap, run_lockstep};
 pub use run::{ExecError, Executor, Inputs, Outputs, Tap};
 pub use value::Value;
 pub use weights::{LinearWeight, WeightCache};

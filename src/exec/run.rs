@@ -101,8 +101,8 @@ impl<'a, T: Real> Executor<'a, T> {
         let last = graph.last_uses();
         for (i, node) in graph.nodes.iter().enumerate() {
             self.step(graph, node, &mut env, tap)?;
-            for v in node.inputs.iter().chain(&node.outputs) {
-                if last.get(v).is_some_and(|&l| l == i) {
+            for v in &node.inputs {
+                if last.get(v) == Some(&i) && !graph.outputs.contains(v) {
                     env.remove(v);
                 }
             }

@@ -8,7 +8,7 @@ use super::error::FamilyProblem;
 use super::schema::{FamilyFile, TensorDef};
 use super::values::Values;
 use crate::checkpoint::Checkpoint;
-use crate::graph::Model;
+use crate::graph::{Model, glob};
 
 /// Where the numbers of a role are.
 #[derive(Clone, Debug, PartialEq)]
@@ -166,17 +166,6 @@ impl State<'_> {
     }
 }
 
-/// Whether `name` is `pattern` with every `*` standing for any run of characters.
-pub(crate) fn glob(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((head, rest)) => name.strip_prefix(head).is_some_and(|tail| {
-            let ends = tail.char_indices().map(|(i, _)| i).chain([tail.len()]);
-            ends.into_iter().any(|i| glob(rest, &tail[i..]))
-        }),
-    }
-}
-
 /// Checks that the model's weights and the bindings are the same set with the same shapes.
 pub(super) fn cross_check(model: &Model, account: &Account) -> Vec<FamilyProblem> {
     let mut problems = Vec::new();
@@ -203,16 +192,4 @@ pub(super) fn cross_check(model: &Model, account: &Account) -> Vec<FamilyProblem
         }
     }
     problems
-}
-
-#[cfg(test)]
-mod tests {
-    use super::glob;
-
-    #[test]
-    fn globs() {
-        assert!(glob("a.*.c", "a.b.c") && glob("a.*.c", "a.b.b.c") && glob("*", "") && glob("a*", "a"));
-        assert!(!glob("a.*.c", "a.b.d") && !glob("a", "ab") && !glob("*b", "a"));
-        assert!(glob("*.q.*", "decoder.layers.0.attn.q.weight"));
-    }
 }

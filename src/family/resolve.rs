@@ -36,6 +36,13 @@ pub struct Resolved {
     pub genai: Option<GenaiPlan>,
 }
 
+impl Resolved {
+    /// Number of tensors that carry weights of the model.
+    pub fn tensors_used(&self) -> usize {
+        self.bindings.values().map(|b| b.tensor.as_str()).collect::<std::collections::BTreeSet<_>>().len()
+    }
+}
+
 /// What ONNX Runtime GenAI needs to be told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenaiPlan {

@@ -35,6 +35,7 @@
 
 pub mod build;
 mod dump;
+mod glob;
 mod model;
 pub mod ops;
 pub mod spec;
@@ -43,6 +44,7 @@ mod validate;
 mod weights;
 
 pub use dump::dump;
+pub use glob::glob;
 pub use model::{Graph, GraphBuilder, Model, Node, Part, ValueId};
 pub use ops::Op;
 pub use types::{Basis, DType, Dim, Stream, Sym, ValueInfo};

@@ -77,18 +77,10 @@ impl Graph {
         self.values.iter().position(|v| v.name == name).map(ValueId)
     }
 
-    /// For every value, the index of the last node that reads it; outputs and unread values are absent.
+    /// For every value that some node reads, the index of the last such node.
     pub fn last_uses(&self) -> BTreeMap<ValueId, usize> {
-        let mut last = BTreeMap::new();
-        for (i, node) in self.nodes.iter().enumerate() {
-            for &v in &node.inputs {
-                last.insert(v, i);
-            }
-        }
-        for v in &self.outputs {
-            last.remove(v);
-        }
-        last
+        let reads = self.nodes.iter().enumerate().flat_map(|(i, n)| n.inputs.iter().map(move |&v| (v, i)));
+        reads.collect()
     }
 }
 

@@ -2,6 +2,7 @@
 //! tensors; nothing here knows a graph, a file or a model family.
 
 pub mod gemm;
+pub mod grid;
 mod real;
 mod special;
 mod tensor;

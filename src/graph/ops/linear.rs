@@ -40,6 +40,10 @@ pub struct Linear {
 }
 
 impl OpSpec for Linear {
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
+        std::iter::once(&mut self.weight).chain(self.bias.as_mut()).collect()
+    }
+
     fn weights(&self) -> Vec<WeightId> {
         std::iter::once(self.weight).chain(self.bias).collect()
     }

@@ -78,6 +78,12 @@ macro_rules! define_op {
                 }
             }
 
+            fn weights_mut(&mut self) -> Vec<&mut WeightId> {
+                match self {
+                    $(Op::$name(p) => p.weights_mut(),)*
+                }
+            }
+
             fn infer(&self, inputs: &[&ValueInfo], weights: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
                 match self {
                     $(Op::$name(p) => p.infer(inputs, weights),)*
@@ -98,6 +104,11 @@ pub trait OpSpec {
 
     /// Weights the op names, the matrix of a linear first.
     fn weights(&self) -> Vec<WeightId> {
+        Vec::new()
+    }
+
+    /// The same, to renumber them.
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
         Vec::new()
     }
 }

@@ -41,6 +41,10 @@ pub struct Activate {
 }
 
 impl OpSpec for LayerNorm {
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
+        vec![&mut self.gain, &mut self.bias]
+    }
+
     fn weights(&self) -> Vec<WeightId> {
         vec![self.gain, self.bias]
     }
@@ -56,6 +60,10 @@ impl OpSpec for LayerNorm {
 }
 
 impl OpSpec for RmsNorm {
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
+        vec![&mut self.gain]
+    }
+
     fn weights(&self) -> Vec<WeightId> {
         vec![self.gain]
     }

@@ -53,6 +53,10 @@ pub struct AddBatch;
 pub struct DropBatch;
 
 impl OpSpec for Embed {
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
+        vec![&mut self.table]
+    }
+
     fn weights(&self) -> Vec<WeightId> {
         vec![self.table]
     }

@@ -1,0 +1,223 @@
+//! The flags as they are typed: names, types, help. What they mean together is decided in `resolve`.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+/// Name of the program.
+pub const NAME: &str = "mquant-export";
+
+const EXAMPLES: &str = "\
+Examples:
+  mquant-export Qwen2-VL-2B-Instruct --format onnx --calibration chats.jsonl
+      int8 weights and static int8 activations, in ./Qwen2-VL-2B-Instruct-w8a8-onnx
+  mquant-export Qwen2-VL-2B-Instruct --format onnx --recipe float -o out
+      the same graphs in float, no calibration data needed
+  mquant-export inspect out
+      what is in the exported folder, and whether its files are unchanged
+
+Exit status: 0 done, 1 verification failed, 2 the input or the arguments are wrong, 3 a fault of this program.";
+
+const INSPECT_EXAMPLES: &str = "\
+Examples:
+  mquant-export inspect Qwen2-VL-2B-Instruct          a checkpoint, before exporting it
+  mquant-export inspect out --json | jq .files        an exported folder
+  mquant-export inspect out/model.onnx                one graph";
+
+/// Quantize a multimodal LLM checkpoint (MQuant: static int8 scales per modality) and write it as ONNX.
+#[derive(Debug, Parser)]
+#[command(name = NAME, version, about, after_help = EXAMPLES, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Args {
+    /// Another command than the export.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The export, which needs no command word.
+    #[command(flatten)]
+    pub export: Option<ExportArgs>,
+}
+
+/// Commands besides the export.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what is in a checkpoint folder, an exported folder or an .onnx file.
+    #[command(after_help = INSPECT_EXAMPLES)]
+    Inspect(InspectArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  mquant-export completions bash > ~/.local/share/bash-completion/completions/mquant-export"
+    )]
+    Completions {
+        /// Shell to complete in.
+        #[arg(value_name = "SHELL")]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Flags of the export.
+#[derive(Debug, ClapArgs)]
+pub struct ExportArgs {
+    /// Checkpoint folder in Hugging Face layout (config.json, *.safetensors, tokenizer.json).
+    #[arg(value_name = "MODEL", value_hint = clap::ValueHint::DirPath)]
+    pub model: PathBuf,
+
+    /// Format to write.
+    #[arg(long, value_enum, value_name = "FORMAT", required_unless_present = "dump_ir")]
+    pub format: Option<Format>,
+
+    /// Built-in recipe (float, w8a8) or path of a recipe in YAML.
+    #[arg(long, value_name = "NAME|FILE", default_value = "w8a8")]
+    pub recipe: String,
+
+    /// Calibration samples: chats in JSONL, LLaVA JSON or a VLMEvalKit TSV; 64 to 256 are usual.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Calibration")]
+    pub calibration: Option<PathBuf>,
+
+    /// Use only the first N samples.
+    #[arg(long, value_name = "N", requires = "calibration", help_heading = "Calibration")]
+    #[arg(value_parser = positive)]
+    pub calibration_samples: Option<usize>,
+
+    /// Let samples name images outside the folder of the calibration file.
+    #[arg(long, requires = "calibration", help_heading = "Calibration")]
+    pub allow_outside: bool,
+
+    /// Folder to make [default: <MODEL's name>-<recipe>-onnx in the current folder].
+    #[arg(short, long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath, help_heading = "Output")]
+    pub out: Option<PathBuf>,
+
+    /// Replace the output folder if an earlier export made it.
+    #[arg(long, help_heading = "Output")]
+    pub force: bool,
+
+    /// Operators of quantized linears: ONNX Runtime's fused int8 kernels, or Q/DQ pairs of the ONNX standard.
+    #[arg(long, value_enum, value_name = "SET", default_value = "ort", help_heading = "Output")]
+    pub ops: Ops,
+
+    /// Describe the model by your own family file instead of the built-in ones.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub family_file: Option<PathBuf>,
+
+    /// Worker threads; the output does not depend on it [default: all cores].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+
+    /// Print what would be done and stop.
+    #[arg(long, help_heading = "Look first")]
+    pub dry_run: bool,
+
+    /// Print the graphs of the float model (one line per node) and stop.
+    #[arg(long, conflicts_with = "dry_run", help_heading = "Look first")]
+    pub dump_ir: bool,
+
+    /// Print the result, or the error, as one JSON object on stdout.
+    #[arg(long, help_heading = "Messages")]
+    pub json: bool,
+
+    /// No progress and no warnings on stderr, only errors (the JSON report still lists the warnings).
+    #[arg(short, long, help_heading = "Messages")]
+    pub quiet: bool,
+}
+
+/// Flags of `inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct InspectArgs {
+    /// Checkpoint folder, exported folder or .onnx file.
+    #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+    pub path: PathBuf,
+
+    /// Describe a checkpoint by your own family file instead of the built-in ones.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub family_file: Option<PathBuf>,
+
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Formats that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// ONNX graphs for ONNX Runtime.
+    Onnx,
+}
+
+/// Operator sets of quantized linears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Ops {
+    /// With com.microsoft operators: fastest, needs ONNX Runtime.
+    Ort,
+    /// Only operators of the ONNX standard.
+    Standard,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1".into()),
+        Ok(n) => Ok(n),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::error::ErrorKind;
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(line.split_whitespace())
+    }
+
+    fn export(line: &str) -> ExportArgs {
+        parse(line).unwrap().export.unwrap()
+    }
+
+    #[test]
+    fn clap_finds_no_fault_in_the_definition() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_export_needs_no_command_word() {
+        let a = export("x model --format onnx --calibration c.jsonl --calibration-samples 8 -o out --ops standard");
+        assert_eq!((a.model.to_str(), a.format), (Some("model"), Some(Format::Onnx)));
+        assert_eq!((a.recipe.as_str(), a.ops, a.calibration_samples), ("w8a8", Ops::Standard, Some(8)));
+        assert_eq!(export("x model --format onnx").ops, Ops::Ort);
+    }
+
+    #[test]
+    fn format_is_required_unless_only_the_graph_is_asked_for() {
+        let e = parse("x model").unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::MissingRequiredArgument);
+        assert!(e.to_string().contains("--format"), "{e}");
+        assert!(export("x model --dump-ir").dump_ir);
+        assert_eq!(parse("x").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+        assert_eq!(parse("x model --format gguf").unwrap_err().kind(), ErrorKind::InvalidValue);
+    }
+
+    #[test]
+    fn flags_of_calibration_need_its_file() {
+        for flag in ["--allow-outside", "--calibration-samples 3"] {
+            let e = parse(&format!("x model --format onnx {flag}")).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::MissingRequiredArgument, "{e}");
+        }
+    }
+
+    #[test]
+    fn counts_start_at_one() {
+        for flag in ["--threads 0", "--threads -1", "--threads many", "--calibration c --calibration-samples 0"] {
+            let e = parse(&format!("x model --format onnx {flag}")).unwrap_err();
+            assert!(matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::UnknownArgument), "{e}");
+        }
+    }
+
+    #[test]
+    fn commands_take_their_own_flags() {
+        let args = parse("x inspect out --json").unwrap();
+        let Some(Command::Inspect(a)) = args.command else { panic!("{args:?}") };
+        assert!(a.json && args.export.is_none());
+        assert!(parse("x completions zsh").is_ok());
+        assert!(parse("x completions tcsh").is_err());
+        assert!(parse("x model --format onnx inspect out").is_err());
+    }
+}

@@ -1,0 +1,97 @@
+//! How a run of the program can end: exit codes, and the errors commands return. How an error is printed is in `failure`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::checkpoint::CheckpointError;
+use crate::export::onnx::OnnxError;
+use crate::family::FamilyError;
+use crate::pipeline::PipelineError;
+use crate::quantize::QuantizeError;
+
+/// Exit code of the program; scripts may rely on the numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// Done.
+    Success = 0,
+    /// The artifact was made or read, and does not do what it should. Reserved for `verify`.
+    VerificationFailed = 1,
+    /// Something the user can mend: arguments, input files, space on disk.
+    UserError = 2,
+    /// A fault of this program.
+    InternalError = 3,
+}
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> ExitCode {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The export or its plan.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The recipe named by `--recipe`.
+    #[error(transparent)]
+    Recipe(QuantizeError),
+    /// A checkpoint that was to be shown.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The family of a checkpoint that was to be shown.
+    #[error(transparent)]
+    Family(#[from] FamilyError),
+    /// An ONNX file that was to be shown.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// `inspect` does not know this kind of thing.
+    #[error(
+        "{path}: {found}; a checkpoint folder, an exported folder or an .onnx file is expected{hint}",
+        path = .path.display()
+    )]
+    NotInspectable {
+        /// As given.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// A line with the next step, or empty.
+        hint: &'static str,
+    },
+    /// A file that was to be shown cannot be read.
+    #[error("{path}: cannot be read", path = .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The worker threads could not be started.
+    #[error("{threads} worker threads could not be started\nhint: try fewer with --threads N")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// Cause.
+        source: rayon::ThreadPoolBuildError,
+    },
+    /// Standard output does not take the result.
+    #[error("the result could not be written to standard output")]
+    Stdout(#[source] std::io::Error),
+    /// A result could not be put into JSON: a fault of this program.
+    #[error("internal: the result could not be put into JSON")]
+    Json(#[source] serde_json::Error),
+}
+
+impl CliError {
+    /// The exit code this error leads to.
+    pub fn status(&self) -> ExitStatus {
+        let user = match self {
+            CliError::Pipeline(e) => e.is_user_error(),
+            CliError::Recipe(e) => e.is_user_error(),
+            CliError::Json(_) => false,
+            _ => true,
+        };
+        if user { ExitStatus::UserError } else { ExitStatus::InternalError }
+    }
+}

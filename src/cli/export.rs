@@ -1,0 +1,147 @@
+//! The export and its previews: the plan (`--dry-run`) and the graphs (`--dump-ir`).
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::SCHEMA_VERSION;
+use super::args::ExportArgs;
+use super::error::CliError;
+use super::format::{bytes, count, percent, plural, property};
+use super::plan::PlanSeen;
+use super::printer::Printer;
+use super::resolve::resolve;
+use crate::checkpoint::Checkpoint;
+use crate::family::{self, Library, Resolved};
+use crate::graph;
+use crate::pipeline::{self, ExportReport};
+
+/// Runs the export, or the preview asked for.
+///
+/// # Errors
+/// [`CliError`] of the step that fails.
+pub fn run(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
+    start_threads(args.threads)?;
+    if args.dump_ir {
+        return dump_ir(args, printer);
+    }
+    let request = resolve(args)?;
+    if args.dry_run {
+        let plan = pipeline::plan(&request)?;
+        return printer.result(&PlanSeen::new(&request, plan), PlanSeen::lines);
+    }
+    let report = pipeline::export(&request, printer)?;
+    printer.finish_warnings();
+    printer.result(&report, report_lines)
+}
+
+/// Opens and describes a checkpoint for showing it.
+///
+/// # Errors
+/// [`CliError::Checkpoint`] or [`CliError::Family`].
+pub fn describe(dir: &Path, family_file: Option<&Path>) -> Result<(Checkpoint, Resolved), CliError> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let library = family_file.map_or_else(Library::built_in, Library::from_file)?;
+    let resolved = family::resolve(&library, &checkpoint)?;
+    Ok((checkpoint, resolved))
+}
+
+fn start_threads(threads: Option<usize>) -> Result<(), CliError> {
+    let Some(threads) = threads else { return Ok(()) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|source| CliError::Threads { threads, source })
+}
+
+fn dump_ir(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
+    let (_, resolved) = describe(&args.model, args.family_file.as_deref())?;
+    let ir = graph::dump(&resolved.model);
+    if args.json {
+        return printer.result(&IrObject { schema_version: SCHEMA_VERSION, family: resolved.family, ir }, |_| vec![]);
+    }
+    printer.text(&ir)
+}
+
+#[derive(Serialize)]
+struct IrObject {
+    schema_version: u32,
+    family: String,
+    ir: String,
+}
+
+fn report_lines(r: &ExportReport) -> Vec<String> {
+    let linears = match r.linears_quantized {
+        0 => format!("{}, all float", count(r.linears as u64)),
+        n => format!("{} of {} in int8", count(n as u64), count(r.linears as u64)),
+    };
+    let relative = match percent(r.artifact_bytes, r.source_bytes) {
+        p if p.is_empty() => p,
+        p => format!(", {p} of the checkpoint's {}", bytes(r.source_bytes)),
+    };
+    let mut lines = vec![
+        property("artifact", r.artifact.display().to_string()),
+        property("family", &r.family),
+        property("recipe", &r.recipe),
+        property("parameters", count(r.parameters)),
+        property("linears", linears),
+        property("size", format!("{}{relative}", bytes(r.artifact_bytes))),
+    ];
+    if r.calibration_samples > 0 {
+        lines.push(property("calibration", plural(r.calibration_samples, "sample")));
+    }
+    if !r.tensors_ignored.is_empty() {
+        let ignored = plural(r.tensors_ignored.len(), "tensor");
+        lines.push(property("not used", format!("{ignored} of the checkpoint (inspect lists them with reasons)")));
+    }
+    if !r.warnings.is_empty() {
+        lines.push(property("warnings", count(r.warnings.len() as u64)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> ExportReport {
+        ExportReport {
+            schema_version: pipeline::REPORT_VERSION,
+            artifact: "out".into(),
+            family: "qwen2_vl".into(),
+            recipe: "w8a8".into(),
+            parameters: 2_208_985_600,
+            tensors_used: 729,
+            tensors_ignored: vec![],
+            linears_quantized: 0,
+            linears: 329,
+            calibration_samples: 0,
+            source_bytes: 4_417_971_200,
+            artifact_bytes: 2_600_000_000,
+            warnings: vec![],
+        }
+    }
+
+    #[test]
+    fn a_quiet_report_says_what_was_made() {
+        let expected = [
+            "artifact     out",
+            "family       qwen2_vl",
+            "recipe       w8a8",
+            "parameters   2,208,985,600",
+            "linears      329, all float",
+            "size         2.60 GB, 59 % of the checkpoint's 4.42 GB",
+        ];
+        assert_eq!(report_lines(&report()), expected);
+    }
+
+    #[test]
+    fn what_there_is_to_know_more_is_said() {
+        let mut r = report();
+        (r.linears_quantized, r.calibration_samples, r.source_bytes) = (320, 1, 0);
+        r.tensors_ignored.push(("a".into(), "b".into()));
+        r.warnings.push("w".into());
+        let text = report_lines(&r).join("\n");
+        for part in ["320 of 329 in int8", "1 sample", "1 tensor of", "warnings     1", "size         2.60 GB\n"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! An exported folder: its manifest, whether the files are still those that were written, and its graphs.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::onnx::{self, OnnxSeen};
+use crate::cli::SCHEMA_VERSION;
+use crate::cli::error::CliError;
+use crate::cli::format::{bytes, count, plural, property, table};
+use crate::graph::Component;
+use crate::pipeline::Manifest;
+
+/// An artifact as seen.
+#[derive(Debug, Serialize)]
+pub struct ArtifactSeen {
+    schema_version: u32,
+    kind: &'static str,
+    path: PathBuf,
+    /// Bytes of all files of the manifest.
+    bytes: u64,
+    components: Vec<ComponentSeen>,
+    /// `ok`, or `changed` also when the file is gone.
+    files: Vec<FileSeen>,
+    graphs: Vec<GraphSeen>,
+    /// The manifest as it stands, scales included.
+    manifest: Manifest,
+}
+
+/// Linears of one component that run in integer arithmetic.
+#[derive(Debug, Serialize)]
+struct ComponentSeen {
+    name: &'static str,
+    int8_linears: usize,
+    /// Those with a scale per modality.
+    two_scales: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct FileSeen {
+    name: String,
+    bytes: u64,
+    state: &'static str,
+}
+
+/// A graph file; unreadable ones are told, not fatal: the other files are still worth seeing.
+#[derive(Debug, Serialize)]
+struct GraphSeen {
+    name: String,
+    #[serde(flatten)]
+    graph: Option<OnnxSeen>,
+    error: Option<String>,
+}
+
+/// Looks at the artifact in `path`. Reads every file to hash it.
+///
+/// # Errors
+/// [`CliError`] when the manifest or a file cannot be read.
+pub fn inspect(path: &Path) -> Result<ArtifactSeen, CliError> {
+    let manifest = Manifest::read(path)?;
+    let changed = manifest.changed_files(path)?;
+    let files = manifest.files.iter().map(|f| FileSeen {
+        name: f.name.clone(),
+        bytes: f.bytes,
+        state: if changed.contains(&f.name) { "changed" } else { "ok" },
+    });
+    let files: Vec<FileSeen> = files.collect();
+    let graphs = files.iter().filter(|f| f.name.ends_with(".onnx")).map(|f| graph(path, &f.name));
+    Ok(ArtifactSeen {
+        schema_version: SCHEMA_VERSION,
+        kind: "artifact",
+        path: path.to_path_buf(),
+        bytes: files.iter().map(|f| f.bytes).sum(),
+        components: components(&manifest),
+        graphs: graphs.collect(),
+        files,
+        manifest,
+    })
+}
+
+fn graph(dir: &Path, name: &str) -> GraphSeen {
+    let (graph, error) = match onnx::inspect(&dir.join(name)) {
+        Ok(graph) => (Some(graph), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    GraphSeen { name: name.to_string(), graph, error }
+}
+
+fn components(manifest: &Manifest) -> Vec<ComponentSeen> {
+    let seen = Component::ALL.into_iter().map(|component| {
+        let own = || manifest.linears.iter().filter(move |l| Component::of_role(&l.role) == Some(component));
+        ComponentSeen {
+            name: component.name(),
+            int8_linears: own().count(),
+            two_scales: own().filter(|l| l.visual_scale != l.text_scale).count(),
+        }
+    });
+    seen.filter(|c| c.int8_linears > 0).collect()
+}
+
+impl ArtifactSeen {
+    /// For people.
+    pub fn lines(&self) -> Vec<String> {
+        let m = &self.manifest;
+        let samples = m.calibration.as_ref().map_or(0, |c| c.samples.len());
+        let modality = if m.onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
+        let mut lines = vec![
+            property("artifact", self.path.display().to_string()),
+            property("made by", format!("{} {}", m.tool.name, m.tool.version)),
+            property("family", &m.family),
+            property("recipe", format!("{}  {}", m.recipe.name, m.recipe.description)),
+            property("format", format!("{}, operators {}{modality}", m.format, m.onnx.ops)),
+            property("size", format!("{} in {}", bytes(self.bytes), plural(self.files.len(), "file"))),
+            property("calibration", if samples == 0 { "none".into() } else { plural(samples, "sample") }),
+        ];
+        lines.extend(self.component_lines());
+        lines.extend(self.graph_lines());
+        lines.extend(self.file_lines());
+        lines.extend(self.scale_lines());
+        lines
+    }
+
+    fn component_lines(&self) -> Vec<String> {
+        let line = |c: &ComponentSeen| {
+            let int8 = plural(c.int8_linears, "linear");
+            property(c.name, format!("{int8} in int8, {} with a scale per modality", count(c.two_scales as u64)))
+        };
+        self.components.iter().map(line).collect()
+    }
+
+    fn graph_lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for g in &self.graphs {
+            lines.extend([String::new(), g.name.clone()]);
+            match (&g.graph, &g.error) {
+                (Some(graph), _) => lines.extend(graph.lines().into_iter().map(|l| format!("  {l}"))),
+                (None, error) => lines.push(format!("  cannot be read: {}", error.as_deref().unwrap_or_default())),
+            }
+        }
+        lines
+    }
+
+    fn file_lines(&self) -> Vec<String> {
+        let changed = self.files.iter().filter(|f| f.state != "ok").count();
+        let state = match changed {
+            0 => "files (all as written)".to_string(),
+            n => format!("files ({} changed or missing since the export)", count(n as u64)),
+        };
+        let rows: Vec<_> =
+            self.files.iter().map(|f| vec![f.name.clone(), bytes(f.bytes), f.state.to_string()]).collect();
+        [String::new(), state].into_iter().chain(table(&rows, &[1])).collect()
+    }
+
+    fn scale_lines(&self) -> Vec<String> {
+        if self.manifest.linears.is_empty() {
+            return vec![];
+        }
+        let head = ["linear", "visual", "text", "largest visual", "largest text"].map(String::from).to_vec();
+        let rows = self.manifest.linears.iter().map(|l| {
+            let numbers = [l.visual_scale, l.text_scale, l.visual_max, l.text_max];
+            std::iter::once(l.role.clone()).chain(numbers.map(|x| format!("{x:.4e}"))).collect()
+        });
+        let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+        let title = "activation scales (with the largest input in calibration)".to_string();
+        [String::new(), title].into_iter().chain(table(&rows, &[1, 2, 3, 4])).collect()
+    }
+}

@@ -1,0 +1,154 @@
+//! The plan of an export (`--dry-run`): what will be written where, and the precision of every linear.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::SCHEMA_VERSION;
+use super::format::{count, plural, property, table};
+use crate::pipeline::{ExportRequest, Plan};
+use crate::quantize::LinearPlan;
+use crate::quantize::recipe::Activations;
+
+/// A plan as shown.
+#[derive(Debug, Serialize)]
+pub struct PlanSeen {
+    schema_version: u32,
+    kind: &'static str,
+    model: PathBuf,
+    out: PathBuf,
+    family: String,
+    title: String,
+    parameters: u64,
+    recipe: String,
+    ops: &'static str,
+    /// Data set file; absent when the recipe needs none.
+    calibration: Option<PathBuf>,
+    calibration_samples: Option<usize>,
+    linears_quantized: usize,
+    linears: Vec<LinearPlan>,
+}
+
+impl PlanSeen {
+    /// The plan `plan` of `request`.
+    pub fn new(request: &ExportRequest, plan: Plan) -> Self {
+        let used = request.calibration.as_ref().filter(|_| request.recipe.needs_calibration());
+        Self {
+            schema_version: SCHEMA_VERSION,
+            kind: "plan",
+            model: request.model.clone(),
+            out: request.out.clone(),
+            family: plan.resolved().family.clone(),
+            title: plan.resolved().title.clone(),
+            parameters: plan.parameters(),
+            recipe: request.recipe.name.clone(),
+            ops: request.onnx.ops.name(),
+            calibration: used.map(|c| c.path.clone()),
+            calibration_samples: used.and_then(|c| c.limit),
+            linears_quantized: plan.linears.quantized(),
+            linears: plan.linears.linears,
+        }
+    }
+
+    /// For people: linears of one kind are one line.
+    pub fn lines(&self) -> Vec<String> {
+        let calibration = match (&self.calibration, self.calibration_samples) {
+            (Some(file), Some(n)) => format!("{}, at most {}", file.display(), plural(n, "sample")),
+            (Some(file), None) => file.display().to_string(),
+            (None, _) => "not needed".into(),
+        };
+        let (quantized, all) = (count(self.linears_quantized as u64), count(self.linears.len() as u64));
+        let mut lines = vec![
+            property("model", self.model.display().to_string()),
+            property("family", format!("{} ({})", self.family, self.title)),
+            property("parameters", count(self.parameters)),
+            property("recipe", &self.recipe),
+            property("calibration", calibration),
+            property("operators", self.ops),
+            property("output", self.out.display().to_string()),
+            property("linears", format!("{quantized} of {all} in int8")),
+            String::new(),
+        ];
+        lines.extend(table(&self.rows(), &[1]));
+        lines
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        // The key begins with the place of the first such linear, so that rows come in graph order.
+        let mut first: BTreeMap<Vec<String>, usize> = BTreeMap::new();
+        let mut groups: BTreeMap<(usize, Vec<String>), usize> = BTreeMap::new();
+        for (i, linear) in self.linears.iter().enumerate() {
+            let cells = cells(linear);
+            let place = *first.entry(cells.clone()).or_insert(i);
+            *groups.entry((place, cells)).or_default() += 1;
+        }
+        let head = ["linear", "number", "out x in", "precision", ""].map(String::from).to_vec();
+        let rows = groups.into_iter().map(|((_, mut cells), n)| {
+            cells.insert(1, n.to_string());
+            cells
+        });
+        std::iter::once(head).chain(rows).collect()
+    }
+}
+
+/// Role pattern, shape, precision, and the override that decided.
+fn cells(linear: &LinearPlan) -> Vec<String> {
+    let precision = match linear.precision.activations {
+        Activations::Float => "float",
+        Activations::Static => "int8, one static scale",
+        Activations::Msq => "int8, a static scale per modality",
+    };
+    let decided = linear.decided_by.as_ref().map_or_else(String::new, |p| format!("override {p}"));
+    vec![pattern(&linear.role), format!("{} x {}", linear.out, linear.input), precision.into(), decided]
+}
+
+/// The role with `*` for layer numbers.
+fn pattern(role: &str) -> String {
+    let word = |w: &str| if w.bytes().all(|b| b.is_ascii_digit()) { "*".to_string() } else { w.to_string() };
+    role.split('.').map(word).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantize::recipe::{Precision, Weights};
+
+    fn linear(role: &str, activations: Activations, decided_by: Option<&str>) -> LinearPlan {
+        let weights = if activations == Activations::Float { Weights::Float } else { Weights::Int8 };
+        let precision = Precision { weights, activations };
+        LinearPlan { role: role.into(), out: 8, input: 4, precision, decided_by: decided_by.map(String::from) }
+    }
+
+    #[test]
+    fn linears_of_one_kind_are_one_line_in_graph_order() {
+        let seen = PlanSeen {
+            schema_version: 1,
+            kind: "plan",
+            model: "m".into(),
+            out: "o".into(),
+            family: "f".into(),
+            title: "F".into(),
+            parameters: 1000,
+            recipe: "w8a8".into(),
+            ops: "ort",
+            calibration: Some("c.tsv".into()),
+            calibration_samples: Some(1),
+            linears_quantized: 3,
+            linears: vec![
+                linear("vision.blocks.0.mlp.up", Activations::Static, None),
+                linear("decoder.layers.0.attn.q", Activations::Msq, None),
+                linear("decoder.layers.1.attn.q", Activations::Msq, None),
+                linear("decoder.head", Activations::Float, Some("*.head")),
+            ],
+        };
+        let lines = seen.lines();
+        assert!(lines.contains(&"calibration  c.tsv, at most 1 sample".to_string()), "{lines:?}");
+        let table: Vec<&str> = lines.iter().skip_while(|l| !l.is_empty()).skip(2).map(|l| l.trim()).collect();
+        assert_eq!(table.len(), 3, "{table:?}");
+        assert!(table[0].starts_with("vision.blocks.*.mlp.up") && table[0].contains("one static scale"));
+        assert!(table[1].starts_with("decoder.layers.*.attn.q       2  8 x 4     int8, a static"), "{table:?}");
+        assert!(table[2].starts_with("decoder.head") && table[2].ends_with("override *.head"), "{table:?}");
+        assert_eq!(serde_json::to_value(&seen).unwrap()["linears"][1]["role"], "decoder.layers.0.attn.q");
+    }
+}

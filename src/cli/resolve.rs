@@ -1,0 +1,110 @@
+//! Flags -> the request the pipeline takes: defaults filled in, names made. Whether files exist and fit is the pipeline's to say.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::args::{ExportArgs, Format, Ops};
+use super::error::CliError;
+use crate::export::onnx::{OnnxOptions, OpSet};
+use crate::pipeline::{CalibrationData, ExportRequest};
+use crate::quantize::recipe::Recipe;
+
+/// What the flags of an export ask for.
+///
+/// # Errors
+/// [`CliError::Recipe`] when the recipe cannot be loaded.
+pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
+    let recipe = Recipe::load(&args.recipe).map_err(CliError::Recipe)?;
+    let format = args.format.unwrap_or(Format::Onnx);
+    let out = args.out.clone().unwrap_or_else(|| default_out(&args.model, &recipe.name, format));
+    let calibration = args.calibration.as_ref().map(|path| CalibrationData {
+        path: path.clone(),
+        allow_outside: args.allow_outside,
+        limit: args.calibration_samples,
+    });
+    Ok(ExportRequest {
+        model: args.model.clone(),
+        out,
+        force: args.force,
+        recipe,
+        calibration,
+        family_file: args.family_file.clone(),
+        onnx: OnnxOptions { ops: op_set(args.ops) },
+    })
+}
+
+fn op_set(ops: Ops) -> OpSet {
+    match ops {
+        Ops::Ort => OpSet::Ort,
+        Ops::Standard => OpSet::Standard,
+    }
+}
+
+/// `<model>-<recipe>-<format>` in the current folder, never inside the checkpoint.
+fn default_out(model: &Path, recipe: &str, format: Format) -> PathBuf {
+    let format = match format {
+        Format::Onnx => "onnx",
+    };
+    PathBuf::from(format!("{}-{recipe}-{format}", model_name(model)))
+}
+
+/// What a user would call the model in this folder.
+fn model_name(model: &Path) -> String {
+    // `.` and `dir/..` have no name of their own; a path that does not exist keeps the one it was given.
+    let named = !matches!(model.components().next_back(), None | Some(Component::CurDir | Component::ParentDir));
+    let path = if named { model.to_path_buf() } else { model.canonicalize().unwrap_or_default() };
+    let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
+    // A snapshot of the hub cache, `models--Qwen--Qwen2-VL-2B-Instruct/snapshots/<revision>`, is named by a hash.
+    let snapshots = path.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
+    let repository = snapshots.and_then(Path::parent).and_then(name);
+    let hub = repository.as_deref().and_then(|r| r.strip_prefix("models--")).and_then(|r| r.rsplit("--").next());
+    hub.map(String::from).or_else(|| name(&path)).unwrap_or_else(|| "model".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::Args;
+
+    fn request(line: &str) -> Result<ExportRequest, CliError> {
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+        resolve(&args.export.unwrap())
+    }
+
+    #[test]
+    fn defaults() {
+        let r = request("x models/Qwen2-VL-2B/ --format onnx").unwrap();
+        assert_eq!(r.out, Path::new("Qwen2-VL-2B-w8a8-onnx"));
+        assert_eq!((r.recipe.name.as_str(), r.onnx.ops), ("w8a8", OpSet::Ort));
+        assert!(r.calibration.is_none() && !r.force && r.family_file.is_none());
+    }
+
+    #[test]
+    fn flags_arrive_where_they_belong() {
+        let line = "x m --format onnx --recipe float --calibration c.tsv --calibration-samples 3 --allow-outside -o o \
+                    --force --ops standard --family-file f.yaml";
+        let r = request(line).unwrap();
+        let c = r.calibration.unwrap();
+        assert_eq!((c.path.as_path(), c.limit, c.allow_outside), (Path::new("c.tsv"), Some(3), true));
+        assert_eq!((r.out.as_path(), r.force, r.onnx.ops), (Path::new("o"), true, OpSet::Standard));
+        assert_eq!(r.family_file.as_deref(), Some(Path::new("f.yaml")));
+    }
+
+    #[test]
+    fn an_unknown_recipe_is_the_users_to_mend() {
+        let e = request("x m --format onnx --recipe w3a3").unwrap_err();
+        assert_eq!(e.status(), crate::cli::ExitStatus::UserError);
+        assert!(e.to_string().contains("w3a3"), "{e}");
+    }
+
+    #[test]
+    fn models_are_named_after_their_folder_or_repository() {
+        let snapshot = "hub/models--Qwen--Qwen2-VL-2B-Instruct/snapshots/895c3a49bc3fa70a340399125c650a463535e71c";
+        let names = [snapshot, "/a/b", "b/", "x/snapshots/y", "a/./b"].map(|p| model_name(Path::new(p)));
+        assert_eq!(names, ["Qwen2-VL-2B-Instruct", "b", "b", "y", "b"]);
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(model_name(Path::new(".")), here.file_name().unwrap().to_string_lossy());
+        assert_eq!(model_name(Path::new("/")), "model");
+    }
+}

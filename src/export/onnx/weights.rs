@@ -1,0 +1,99 @@
+//! Weights of the IR as ONNX initializers: each is loaded once per graph, written in the layout its reader wants, and dropped.
+
+use super::emit::Emitter;
+use super::error::OnnxError;
+use crate::graph::{Int8Weight, WeightData, WeightDecl, WeightFormat, WeightId};
+use crate::numeric::Tensor;
+
+/// Initializers of a linear's matrix, turned to `[in, out]`: the layout ONNX's MatMul reads.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Matrix {
+    /// Numbers.
+    Float(String),
+    /// Codes and one scale per column.
+    Int8 {
+        /// int8 `[in, out]`.
+        codes: String,
+        /// f32 `[out]`.
+        scales: String,
+    },
+}
+
+impl<'a> Emitter<'a> {
+    /// A vector or table as it is.
+    ///
+    /// # Errors
+    /// [`OnnxError`] when it cannot be loaded, is not float, or cannot be written.
+    pub fn float_weight(&mut self, id: WeightId) -> Result<String, OnnxError> {
+        let decl = self.declaration(id)?;
+        let names = self.shared(format!("weight {} as is", decl.name), |e| {
+            let tensor = e.load_float(decl)?;
+            let dims = tensor.shape().iter().map(|&n| n as i64).collect();
+            Ok(vec![e.tensor(&decl.name, dims, tensor.data())?])
+        })?;
+        self.only(&names)
+    }
+
+    /// The matrix of a linear.
+    ///
+    /// # Errors
+    /// [`OnnxError`] when it cannot be loaded, has another form than declared, or cannot be written.
+    pub fn matrix(&mut self, id: WeightId) -> Result<Matrix, OnnxError> {
+        let decl = self.declaration(id)?;
+        let &[out, k] = decl.shape.as_slice() else {
+            return Err(self.not_valid("reads a weight that is no matrix"));
+        };
+        let names = self.shared(format!("weight {} transposed", decl.name), |e| match decl.format {
+            WeightFormat::Float => {
+                let tensor = e.load_float(decl)?;
+                Ok(vec![e.transposed(&decl.name, (out, k), tensor.data())?])
+            }
+            WeightFormat::Int8PerChannel => {
+                let w = e.load_int8(decl)?;
+                let codes = e.transposed(&decl.name, (out, k), w.codes.data())?;
+                Ok(vec![codes, e.tensor(&format!("{}.scale", decl.name), vec![out as i64], &w.scales)?])
+            }
+        })?;
+        match names.as_slice() {
+            [w] => Ok(Matrix::Float(w.clone())),
+            [codes, scales] => Ok(Matrix::Int8 { codes: codes.clone(), scales: scales.clone() }),
+            _ => Err(self.not_valid("has no matrix")),
+        }
+    }
+
+    fn declaration(&self, id: WeightId) -> Result<&'a WeightDecl, OnnxError> {
+        self.model.weights.get(id.0).ok_or_else(|| self.not_valid("names a weight that is not declared"))
+    }
+
+    fn only(&self, names: &[String]) -> Result<String, OnnxError> {
+        names.first().cloned().ok_or_else(|| self.not_valid("has no weight"))
+    }
+
+    fn load_float(&self, decl: &WeightDecl) -> Result<Tensor<f32>, OnnxError> {
+        match self.load(decl)? {
+            WeightData::Float(t) if t.shape() == decl.shape => Ok(t),
+            WeightData::Float(_) => Err(self.not_valid("reads a weight whose numbers have another shape")),
+            WeightData::Int8(_) => Err(self.wrong_form(decl, "float", "int8")),
+        }
+    }
+
+    fn load_int8(&self, decl: &WeightDecl) -> Result<Int8Weight, OnnxError> {
+        match self.load(decl)? {
+            WeightData::Int8(w) if w.codes.shape() == decl.shape && Some(&w.scales.len()) == decl.shape.first() => {
+                Ok(w)
+            }
+            WeightData::Int8(_) => Err(self.not_valid("reads a weight whose numbers have another shape")),
+            WeightData::Float(_) => Err(self.wrong_form(decl, "int8", "float")),
+        }
+    }
+
+    fn load(&self, decl: &WeightDecl) -> Result<WeightData, OnnxError> {
+        let (graph, node) = (self.graph.part.name(), self.node().to_string());
+        self.source.load(decl).map_err(|source| OnnxError::Weight { graph, node, source })
+    }
+
+    fn wrong_form(&self, decl: &WeightDecl, declared: &'static str, found: &'static str) -> OnnxError {
+        let (graph, node) = (self.graph.part.name(), self.node().to_string());
+        OnnxError::WeightForm { graph, node, weight: decl.name.clone(), declared, found }
+    }
+}

@@ -1,0 +1,90 @@
+//! The model card `README.md` of an artifact.
+
+use std::fmt::Write;
+
+use super::manifest::Manifest;
+use crate::family::Resolved;
+
+/// Text of the card: what the files are and how to run them.
+pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
+    let mut card = String::new();
+    let d = &resolved.model.spec.decoder;
+    let quantized = manifest.linears.len();
+    // Writing to a String cannot fail.
+    let _ = write!(
+        card,
+        "# {title}, {recipe} ONNX\n\n\
+         Exported by {tool} {version} with the recipe `{recipe}`: {description}.\n\n\
+         | | |\n|---|---|\n\
+         | family | {family} |\n\
+         | decoder | {layers} layers, width {width}, {heads} heads over {kv} key/value heads, {vocab} tokens |\n\
+         | linears in integer arithmetic | {quantized} |\n\
+         | operators | {ops} |\n\
+         | calibration samples | {samples} |\n\n",
+        title = resolved.title,
+        recipe = manifest.recipe.name,
+        tool = manifest.tool.name,
+        version = manifest.tool.version,
+        description = manifest.recipe.description,
+        family = manifest.family,
+        layers = d.layers,
+        width = d.width,
+        heads = d.heads,
+        kv = d.kv_heads,
+        vocab = d.vocab,
+        ops = match manifest.onnx.ops.as_str() {
+            "standard" => "ONNX opset 21 only",
+            _ => "ONNX opset 21 and com.microsoft",
+        },
+        samples = manifest.calibration.as_ref().map_or(0, |c| c.samples.len()),
+    );
+    card.push_str(&files(resolved, manifest));
+    card
+}
+
+fn files(resolved: &Resolved, manifest: &Manifest) -> String {
+    let width = resolved.model.spec.decoder.width + usize::from(manifest.onnx.modality_channel);
+    let channel = if manifest.onnx.modality_channel {
+        "The last channel of `image_features` and `inputs_embeds` is the row's modality (1 image, 0 text); the graphs \
+         fill and read it, nothing needs to be done from outside.\n"
+    } else {
+        ""
+    };
+    let run = if resolved.genai.is_some() { RUN } else { "" };
+    format!(
+        "## Files\n\n\
+         - `vision.onnx`: `pixel_values`, `image_grid_thw` to `image_features` [rows, {width}]\n\
+         - `embedding.onnx`: `input_ids`, `image_features` to `inputs_embeds` [batch, sequence, {width}]\n\
+         - `model.onnx`: `inputs_embeds`, `attention_mask`, `position_ids`, `past_key_values.*` to `logits`, `present.*`\n\
+         - `*.onnx.data`: weights of the graph of that name\n\
+         - `mquant.json`: recipe, scales, hashes of every source and artifact file\n\n\
+         {channel}{run}"
+    )
+}
+
+/// How to try the artifact in a stock runtime.
+const RUN: &str = r#"
+## Run
+
+With `pip install onnxruntime-genai`, in this folder:
+
+```python
+import json
+import onnxruntime_genai as og
+
+model = og.Model(".")
+processor = model.create_multimodal_processor()
+tokenizer = og.Tokenizer(model)
+messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Describe the image."}]}]
+prompt = tokenizer.apply_chat_template(json.dumps(messages), add_generation_prompt=True)
+inputs = processor(prompt, images=og.Images.open("image.png"))
+params = og.GeneratorParams(model)
+params.set_search_options(max_length=1024)
+generator = og.Generator(model, params)
+generator.set_inputs(inputs)
+stream = processor.create_stream()
+while not generator.is_done():
+    generator.generate_next_token()
+    print(stream.decode(generator.get_next_tokens()[0]), end="", flush=True)
+```
+"#;

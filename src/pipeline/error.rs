@@ -1,0 +1,91 @@
+//! Why an export failed, by stage. [`PipelineError::is_user_error`] separates what the user can mend from what we must.
+
+use std::path::PathBuf;
+
+use crate::calibrate::DataError;
+use crate::checkpoint::CheckpointError;
+use crate::exec::ExecError;
+use crate::export::onnx::OnnxError;
+use crate::family::FamilyError;
+use crate::quantize::QuantizeError;
+
+/// Failure of one export.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The checkpoint fits no family.
+    #[error(transparent)]
+    Family(#[from] FamilyError),
+    /// Calibration data cannot be used.
+    #[error("calibration data")]
+    Data(#[from] DataError),
+    /// The recipe needs calibration data and none was given.
+    #[error(
+        "the recipe {recipe} has static activation scales and needs calibration data\n\
+         hint: pass --calibration FILE (JSONL chat messages, LLaVA JSON or VLMEvalKit TSV; 64 to 256 samples of the \
+         kind the model will see). A ready set for a first try: fixtures/qwen2_vl_tiny/calibration.tsv in the source \
+         tree. Or pass --recipe float"
+    )]
+    NeedsCalibration {
+        /// Recipe name.
+        recipe: String,
+    },
+    /// A file of the checkpoint that the pipeline needs is absent.
+    #[error("{dir}: {file} is missing (needed for {purpose})", dir = .dir.display())]
+    MissingFile {
+        /// Checkpoint folder.
+        dir: PathBuf,
+        /// File names that would do.
+        file: &'static str,
+        /// What it is for.
+        purpose: &'static str,
+    },
+    /// The recipe does not fit the model, or quantization failed.
+    #[error(transparent)]
+    Quantize(#[from] QuantizeError),
+    /// Running the float model on calibration data failed.
+    #[error("calibration")]
+    Exec(#[from] ExecError),
+    /// Writing the graphs failed.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+    /// The output folder cannot be used.
+    #[error("output folder {path}: {reason}", path = .path.display())]
+    Output {
+        /// As given.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A file operation failed.
+    #[error("{path}: {source}", path = .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// The tensors of a calibration prompt contradict each other: a fault of this program.
+    #[error("internal: calibration tensors of sample {sample} do not fit together")]
+    Prompt {
+        /// Sample id.
+        sample: String,
+        /// Cause.
+        source: crate::numeric::ShapeError,
+    },
+}
+
+impl PipelineError {
+    /// Whether the cause is in what the user gave (files, flags, disk), not in this program.
+    pub fn is_user_error(&self) -> bool {
+        match self {
+            PipelineError::Prompt { .. } | PipelineError::Exec(_) => false,
+            // A full disk or a damaged weight is the user's to mend; a graph that does not lower is not.
+            PipelineError::Onnx(e) => matches!(e, OnnxError::Io { .. } | OnnxError::Weight { .. }),
+            PipelineError::Quantize(e) => e.is_user_error(),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! One export, stage by stage. See [`super`] for what a run promises.
+
+use std::path::{Path, PathBuf};
+
+use super::card::model_card;
+use super::error::PipelineError;
+use super::manifest::{
+    Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, OnnxForm, Source, Tool,
+    hash_file, hash_files, linear_scales,
+};
+use super::output::Output;
+use super::prepare::{Prepared, prepare};
+use super::progress::{Progress, Stage, Warning};
+use super::report::{ExportReport, REPORT_VERSION};
+use super::request::ExportRequest;
+use crate::checkpoint::Checkpoint;
+use crate::export::onnx::genai::GenaiInput;
+use crate::export::onnx::{self};
+use crate::family::{CheckpointWeights, Library, Resolved, resolve};
+use crate::graph::dump;
+use crate::quantize::{self, Quantized, QuantizedWeights, Ranges};
+
+/// A checkpoint read and understood, and what the recipe means for it. Nothing has been computed.
+#[derive(Debug)]
+pub struct Plan {
+    checkpoint: Checkpoint,
+    resolved: Resolved,
+    /// Precision of every linear.
+    pub linears: quantize::Plan,
+}
+
+impl Plan {
+    /// The model described by the checkpoint.
+    pub fn resolved(&self) -> &Resolved {
+        &self.resolved
+    }
+
+    /// Parameters of the source model.
+    pub fn parameters(&self) -> u64 {
+        self.checkpoint.total_parameters()
+    }
+
+    /// The canonical float graphs as text.
+    pub fn ir(&self) -> String {
+        dump(&self.resolved.model)
+    }
+}
+
+/// Reads a checkpoint and plans an export without computing anything.
+///
+/// # Errors
+/// [`PipelineError`] when the checkpoint, its family or the recipe do not fit together.
+pub fn plan(request: &ExportRequest) -> Result<Plan, PipelineError> {
+    let checkpoint = Checkpoint::open(&request.model)?;
+    let library = match &request.family_file {
+        Some(file) => Library::from_file(file)?,
+        None => Library::built_in()?,
+    };
+    let resolved = resolve(&library, &checkpoint)?;
+    let linears = quantize::plan(&resolved.model, &request.recipe)?;
+    if request.recipe.needs_calibration() && request.calibration.is_none() {
+        return Err(PipelineError::NeedsCalibration { recipe: request.recipe.name.clone() });
+    }
+    Ok(Plan { checkpoint, resolved, linears })
+}
+
+/// Runs one export. On any error nothing is left behind.
+///
+/// # Errors
+/// [`PipelineError`]; see [`PipelineError::is_user_error`].
+pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<ExportReport, PipelineError> {
+    let mut run = Run { request, progress, warnings: vec![] };
+    run.progress.begin(Stage::Read, 1);
+    let plan = plan(request)?;
+    let output = Output::begin(&request.out, request.force)?;
+    for file in plan.checkpoint.unread_weights() {
+        run.warn(Warning::UnreadWeights { file });
+    }
+    run.progress.end();
+    let weights = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
+    let prepared = run.prepare(&plan)?;
+    let ranges = match &prepared {
+        Some(prepared) => run.calibrate(&plan, &weights, prepared)?,
+        None => Ranges::new(),
+    };
+    let quantized =
+        quantize::apply(&plan.resolved.model, &plan.linears, &ranges, request.recipe.msq_merge_ratio)?;
+    run.missing_rows(&quantized);
+    run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.model, &weights), output.path())?;
+    run.finish(plan, quantized, prepared, output)
+}
+
+/// One export under way.
+struct Run<'a> {
+    request: &'a ExportRequest,
+    progress: &'a mut dyn Progress,
+    warnings: Vec<String>,
+}
+
+impl Run<'_> {
+    fn warn(&mut self, warning: Warning) {
+        self.progress.warn(&warning);
+        self.warnings.push(warning.to_string());
+    }
+
+    /// Calibration samples as tensors, if the recipe needs them.
+    fn prepare(&mut self, plan: &Plan) -> Result<Option<Prepared>, PipelineError> {
+        match &self.request.calibration {
+            Some(data) if self.request.recipe.needs_calibration() => {
+                prepare(data, &plan.checkpoint, &plan.resolved, self.progress).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn calibrate(
+        &mut self,
+        plan: &Plan,
+        weights: &CheckpointWeights<'_>,
+        prepared: &Prepared,
+    ) -> Result<Ranges, PipelineError> {
+        let mut total = 0;
+        let progress = &mut *self.progress;
+        let ranges =
+            quantize::calibrate(&plan.resolved.model, weights, &prepared.samples, &mut |done, all, node| {
+                if total == 0 {
+                    total = all;
+                    progress.begin(Stage::Calibrate, all as u64);
+                }
+                progress.at(done as u64, node);
+            })?;
+        self.progress.end();
+        Ok(ranges)
+    }
+
+    /// Warns of linears that saw rows of one modality only.
+    fn missing_rows(&mut self, quantized: &Quantized) {
+        let in_decoder = |role: &str| role.starts_with("decoder.");
+        for note in quantized.scales.iter().filter(|n| in_decoder(&n.role)) {
+            let linear = note.role.clone();
+            if note.range.visual.rows == 0 {
+                self.warn(Warning::NoRows { linear, modality: "visual" });
+            } else if note.range.text.rows == 0 {
+                self.warn(Warning::NoRows { linear, modality: "text" });
+            }
+        }
+    }
+
+    /// Graphs, runtime configuration and tokenizer files.
+    fn emit(
+        &mut self,
+        plan: &Plan,
+        quantized: &Quantized,
+        weights: &QuantizedWeights<'_>,
+        dir: &Path,
+    ) -> Result<(), PipelineError> {
+        let nodes: usize = quantized.model.graphs.iter().map(|g| g.nodes.len()).sum();
+        self.progress.begin(Stage::Emit, nodes as u64);
+        let (mut before, mut last) = (0, (String::new(), 0));
+        let progress = &mut *self.progress;
+        onnx::write(&quantized.model, weights, dir, &self.request.onnx, &mut |graph, done, total| {
+            if last.0 != graph {
+                before += last.1;
+                last = (graph.to_string(), total);
+            }
+            progress.at((before + done) as u64, graph);
+        })?;
+        let share_buffer = onnx::shares_cache_buffer(&quantized.model, &self.request.onnx);
+        match genai_input(&plan.resolved, quantized, share_buffer) {
+            Some(input) => {
+                onnx::genai::write(&input, dir)?;
+            }
+            None => self.warn(Warning::NoGenai { family: plan.resolved.family.clone() }),
+        }
+        for path in side_files(&plan.checkpoint) {
+            let io = |source| PipelineError::Io { path: path.clone(), source };
+            let name = path.file_name().unwrap_or_default();
+            std::fs::copy(&path, dir.join(name)).map_err(io)?;
+        }
+        self.progress.end();
+        Ok(())
+    }
+
+    /// Hashes, manifest, model card, final name.
+    fn finish(
+        &mut self,
+        plan: Plan,
+        quantized: Quantized,
+        prepared: Option<Prepared>,
+        output: Output,
+    ) -> Result<ExportReport, PipelineError> {
+        let inputs = plan.checkpoint.input_files();
+        self.progress.begin(Stage::Finish, 3);
+        let source = Source { revision: revision(&self.request.model), files: hash_files(&inputs)? };
+        self.progress.at(1, "source hashes");
+        let source_bytes = source.files.iter().map(|f| f.bytes).sum();
+        let calibration = match (&self.request.calibration, &prepared) {
+            (Some(data), Some(prepared)) => {
+                Some(Calibration { file: hash_file(&data.path)?, samples: prepared.items.clone() })
+            }
+            _ => None,
+        };
+        let mut manifest = Manifest {
+            schema_version: MANIFEST_VERSION,
+            tool: Tool::this(),
+            family: plan.resolved.family.clone(),
+            format: "onnx".into(),
+            onnx: OnnxForm {
+                ops: self.request.onnx.ops.name().into(),
+                modality_channel: carries_modality(&quantized),
+            },
+            recipe: self.request.recipe.clone(),
+            source,
+            calibration,
+            linears: linear_scales(&quantized),
+            files: vec![],
+        };
+        write(output.path(), "README.md", &model_card(&plan.resolved, &manifest))?;
+        manifest.files = hash_folder(output.path())?;
+        self.progress.at(2, "artifact hashes");
+        let text = serde_json::to_string_pretty(&manifest).map(|t| t + "\n");
+        let manifest_path = output.path().join(MANIFEST_FILE);
+        let text = text.map_err(|e| PipelineError::Io { path: manifest_path, source: e.into() })?;
+        write(output.path(), MANIFEST_FILE, &text)?;
+        let artifact_bytes = manifest.files.iter().map(|f| f.bytes).sum::<u64>() + text.len() as u64;
+        let artifact = output.finish(self.request.force)?;
+        self.progress.end();
+        Ok(ExportReport {
+            schema_version: REPORT_VERSION,
+            artifact,
+            parameters: plan.parameters(),
+            tensors_used: plan.resolved.tensors_used(),
+            tensors_ignored: plan.resolved.ignored.iter().map(|i| (i.tensor.clone(), i.reason.clone())).collect(),
+            linears_quantized: plan.linears.quantized(),
+            linears: plan.linears.linears.len(),
+            calibration_samples: prepared.map_or(0, |p| p.samples.len()),
+            source_bytes,
+            artifact_bytes,
+            warnings: std::mem::take(&mut self.warnings),
+            family: plan.resolved.family,
+            recipe: self.request.recipe.name.clone(),
+        })
+    }
+}
+
+/// Whether features and embeddings have the modality channel.
+fn carries_modality(quantized: &Quantized) -> bool {
+    let width = quantized.model.spec.decoder.width;
+    let features = crate::exec::feature_width(&quantized.model);
+    features != width
+}
+
+/// What GenAI must be told, when it knows the family.
+fn genai_input(resolved: &Resolved, quantized: &Quantized, share_buffer: bool) -> Option<GenaiInput> {
+    let genai = resolved.genai.as_ref()?;
+    let d = &quantized.model.spec.decoder;
+    Some(GenaiInput {
+        model_type: genai.model_type.clone(),
+        processor: genai.processor.clone(),
+        image_token_id: resolved.prompt.image_token_id,
+        vision_start_token_id: genai.vision_start_token_id,
+        video_token_id: Some(genai.video_token_id),
+        eos_token_ids: resolved.prompt.eos_token_ids.clone(),
+        bos_token_id: genai.bos_token_id,
+        // Without a padding token nothing may be masked.
+        pad_token_id: genai.pad_token_id.unwrap_or(-1),
+        vocab_size: d.vocab,
+        context_length: d.max_positions,
+        hidden_size: crate::exec::feature_width(&quantized.model),
+        head_size: d.head_dim,
+        num_attention_heads: d.heads,
+        num_key_value_heads: d.kv_heads,
+        num_hidden_layers: d.layers,
+        patch_size: resolved.image.rows.patch,
+        merge_size: resolved.image.rows.merge,
+        temporal_patch_size: resolved.image.rows.temporal,
+        image: resolved.image.clone(),
+        share_buffer,
+    })
+}
+
+/// Files of the checkpoint that travel with the artifact: all but the weights.
+fn side_files(checkpoint: &Checkpoint) -> Vec<PathBuf> {
+    let is_weights = |p: &PathBuf| {
+        let name = p.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
+    };
+    checkpoint.input_files().into_iter().filter(|p| !is_weights(p)).collect()
+}
+
+/// The hub revision, when the folder is `.../snapshots/<revision>` of a hub cache.
+fn revision(model: &Path) -> Option<String> {
+    let model = model.canonicalize().ok()?;
+    let parent = model.parent()?.file_name()?;
+    (parent == "snapshots").then(|| model.file_name().map(|n| n.to_string_lossy().into_owned()))?
+}
+
+fn write(dir: &Path, name: &str, text: &str) -> Result<(), PipelineError> {
+    let path = dir.join(name);
+    std::fs::write(&path, text).map_err(|source| PipelineError::Io { path, source })
+}
+
+/// Hashes of all files of a flat folder, by name.
+fn hash_folder(dir: &Path) -> Result<Vec<FileHash>, PipelineError> {
+    let io = |source| PipelineError::Io { path: dir.to_path_buf(), source };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io)? {
+        paths.push(entry.map_err(io)?.path());
+    }
+    paths.sort();
+    hash_files(&paths)
+}

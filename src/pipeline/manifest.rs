@@ -1,0 +1,214 @@
+//! The manifest `mquant.json`: what an artifact is, what it was made from and how, with the hash of every file. It holds no time, no path
+//! and no machine, so the same run writes the same bytes. Its JSON schema is `schemas/manifest.schema.json`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::error::PipelineError;
+use crate::quantize::recipe::{Activations, Recipe};
+use crate::quantize::{Quantized, ScaleNote};
+
+/// Name of the manifest inside an artifact.
+pub const MANIFEST_FILE: &str = "mquant.json";
+
+/// Version of the manifest format.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// Everything there is to know of an artifact besides its numbers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Format version.
+    pub schema_version: u32,
+    /// Program that wrote it.
+    pub tool: Tool,
+    /// Family of the source checkpoint.
+    pub family: String,
+    /// Artifact format: `onnx`.
+    pub format: String,
+    /// Form of the graphs.
+    pub onnx: OnnxForm,
+    /// The recipe, whole.
+    pub recipe: Recipe,
+    /// The checkpoint.
+    pub source: Source,
+    /// Calibration data; absent when the recipe needs none.
+    pub calibration: Option<Calibration>,
+    /// Quantized linears.
+    pub linears: Vec<LinearScales>,
+    /// Every other file of the artifact, by name.
+    pub files: Vec<FileHash>,
+}
+
+/// A program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// Name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+}
+
+/// Form of ONNX graphs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OnnxForm {
+    /// `ort` or `standard`.
+    pub ops: String,
+    /// Whether image features and embeddings carry the modality as one more channel: 1 for visual rows, 0 for text.
+    pub modality_channel: bool,
+}
+
+/// The source checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Hub revision, when the folder is a hub cache snapshot.
+    pub revision: Option<String>,
+    /// Every file read.
+    pub files: Vec<FileHash>,
+}
+
+/// A file by content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileHash {
+    /// Plain name.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 in lower-case hex.
+    pub sha256: String,
+}
+
+/// Calibration data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Hash of the data set file.
+    pub file: FileHash,
+    /// Samples used, in order.
+    pub samples: Vec<CalibrationItem>,
+}
+
+/// One calibration sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationItem {
+    /// Id in the data set.
+    pub id: String,
+    /// SHA-256 of what the model was shown (roles, texts, image bytes).
+    pub sha256: String,
+}
+
+/// Scales of one quantized linear.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinearScales {
+    /// Role without `.weight`.
+    pub role: String,
+    /// Planned number of scales.
+    pub activations: Activations,
+    /// Scale of visual rows.
+    pub visual_scale: f32,
+    /// Scale of text rows.
+    pub text_scale: f32,
+    /// Largest absolute visual input in calibration.
+    pub visual_max: f32,
+    /// Largest absolute text input in calibration.
+    pub text_max: f32,
+}
+
+impl Tool {
+    /// This program.
+    pub fn this() -> Self {
+        Self { name: env!("CARGO_PKG_NAME").into(), version: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
+impl LinearScales {
+    fn of(note: &ScaleNote) -> Self {
+        Self {
+            role: note.role.clone(),
+            activations: note.activations,
+            visual_scale: note.scales.visual,
+            text_scale: note.scales.text,
+            visual_max: note.range.visual.max,
+            text_max: note.range.text.max,
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads the manifest of an artifact folder.
+    ///
+    /// # Errors
+    /// [`PipelineError::Output`] when it is absent, broken or of another version.
+    pub fn read(artifact: &Path) -> Result<Self, PipelineError> {
+        let bad = |reason: String| PipelineError::Output { path: artifact.to_path_buf(), reason };
+        let text = std::fs::read_to_string(artifact.join(MANIFEST_FILE))
+            .map_err(|e| bad(format!("{MANIFEST_FILE} cannot be read: {e}")))?;
+        let manifest: Self =
+            serde_json::from_str(&text).map_err(|e| bad(format!("{MANIFEST_FILE} is not a manifest: {e}")))?;
+        if manifest.schema_version != MANIFEST_VERSION {
+            let found = manifest.schema_version;
+            return Err(bad(format!("{MANIFEST_FILE} has version {found}, this program reads {MANIFEST_VERSION}")));
+        }
+        Ok(manifest)
+    }
+
+    /// Names of files that are absent or changed since the manifest was written.
+    ///
+    /// # Errors
+    /// [`PipelineError::Io`] when a file exists and cannot be read.
+    pub fn changed_files(&self, artifact: &Path) -> Result<Vec<String>, PipelineError> {
+        let mut changed = Vec::new();
+        for file in &self.files {
+            let path = artifact.join(&file.name);
+            if !path.is_file() || hash_file(&path)? != *file {
+                changed.push(file.name.clone());
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// Scales of all quantized linears.
+pub(super) fn linear_scales(quantized: &Quantized) -> Vec<LinearScales> {
+    quantized.scales.iter().map(LinearScales::of).collect()
+}
+
+/// Hashes of files, in the order given.
+///
+/// # Errors
+/// [`PipelineError::Io`] for the first that cannot be read.
+pub(super) fn hash_files(paths: &[PathBuf]) -> Result<Vec<FileHash>, PipelineError> {
+    paths.par_iter().map(|p| hash_file(p)).collect()
+}
+
+/// Hash of one file.
+///
+/// # Errors
+/// [`PipelineError::Io`] when it cannot be read.
+pub(super) fn hash_file(path: &Path) -> Result<FileHash, PipelineError> {
+    let io = |source| PipelineError::Io { path: path.to_path_buf(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 20]);
+    loop {
+        let n = file.read(&mut buffer).map_err(io)?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buffer[..n]);
+        bytes += n as u64;
+    }
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(FileHash { name, bytes, sha256: format!("{:x}", hasher.finalize()) })
+}

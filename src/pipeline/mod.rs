@@ -1,0 +1,21 @@
+//! The pipeline: read, prepare, calibrate, emit, finish, in one temporary folder that is renamed to its final name at the very end. What
+//! one export is asked for is a [`request`], what it tells is a [`report`], how it speaks on the way is [`progress`].
+//! No arithmetic, no formats and no printing here.
+
+mod card;
+mod error;
+mod export;
+mod manifest;
+mod output;
+mod prepare;
+mod progress;
+mod report;
+mod request;
+
+pub use error::PipelineError;
+pub use export::{Plan, export, plan};
+pub use manifest::{MANIFEST_FILE, Manifest};
+pub use prepare::{calibration_samples, preparer};
+pub use progress::{Progress, Silent, Stage, Warning};
+pub use report::{ExportReport, REPORT_VERSION};
+pub use request::{CalibrationData, ExportRequest};

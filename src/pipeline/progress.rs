@@ -1,0 +1,78 @@
+//! How long work tells whoever watches: stages with counts, and warnings. Printing is the command line's business.
+
+/// A step of the pipeline, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Checkpoint, family, recipe.
+    Read,
+    /// Calibration samples to tensors.
+    Prepare,
+    /// Activation statistics.
+    Calibrate,
+    /// Weights to codes, files written.
+    Emit,
+    /// Hashes and manifest.
+    Finish,
+}
+
+impl Stage {
+    /// Name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Read => "read",
+            Stage::Prepare => "prepare",
+            Stage::Calibrate => "calibrate",
+            Stage::Emit => "emit",
+            Stage::Finish => "finish",
+        }
+    }
+}
+
+/// Something the user should know that does not stop the run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// Weight files in the folder that were not read.
+    #[error("weight file {file} was not read: model.safetensors takes precedence (remove one of the two)")]
+    UnreadWeights {
+        /// File name.
+        file: String,
+    },
+    /// A quantized linear's input was zero in all calibration rows of a modality.
+    #[error("{linear}: no {modality} row in the calibration data reached this linear; its scale is that of the other modality (add such samples)")]
+    NoRows {
+        /// Role of the linear.
+        linear: String,
+        /// `visual` or `text`.
+        modality: &'static str,
+    },
+    /// The checkpoint has no runtime that knows its image processor.
+    #[error("ONNX Runtime GenAI has no model type for the family {family}; no genai_config.json was written (the graphs run in ONNX Runtime)")]
+    NoGenai {
+        /// Family name.
+        family: String,
+    },
+}
+
+/// Receives progress. All calls come from the thread that called the pipeline.
+pub trait Progress {
+    /// A stage begins; `total` steps are expected.
+    fn begin(&mut self, stage: Stage, total: u64);
+    /// `done` of the stage's steps are finished; `what` names the current one.
+    fn at(&mut self, done: u64, what: &str);
+    /// The stage is over.
+    fn end(&mut self);
+    /// Something worth knowing.
+    fn warn(&mut self, warning: &Warning);
+}
+
+/// Ignores everything.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&mut self, _: Stage, _: u64) {}
+    fn at(&mut self, _: u64, _: &str) {}
+    fn end(&mut self) {}
+    fn warn(&mut self, _: &Warning) {}
+}

@@ -1,0 +1,36 @@
+//! What a user can ask the pipeline for, resolved: no flags, no defaults left to guess.
+
+use std::path::PathBuf;
+
+use crate::export::onnx::OnnxOptions;
+use crate::quantize::recipe::Recipe;
+
+/// One export.
+#[derive(Clone, Debug)]
+pub struct ExportRequest {
+    /// Checkpoint folder.
+    pub model: PathBuf,
+    /// Folder to make.
+    pub out: PathBuf,
+    /// Replace `out` if it is an artifact of this program or empty.
+    pub force: bool,
+    /// Precision and calibration.
+    pub recipe: Recipe,
+    /// Calibration data; required when the recipe has static activations.
+    pub calibration: Option<CalibrationData>,
+    /// The user's family file instead of the built-in ones.
+    pub family_file: Option<PathBuf>,
+    /// Form of the ONNX graphs.
+    pub onnx: OnnxOptions,
+}
+
+/// Where calibration samples come from.
+#[derive(Clone, Debug)]
+pub struct CalibrationData {
+    /// Data set file.
+    pub path: PathBuf,
+    /// Images may lie outside the file's folder.
+    pub allow_outside: bool,
+    /// Use only the first samples.
+    pub limit: Option<usize>,
+}

@@ -1,0 +1,64 @@
+//! Why a recipe could not be applied.
+
+use crate::exec::ExecError;
+use crate::graph::ValidationError;
+use crate::passes::PassError;
+
+/// Failure of planning, calibration or application.
+#[derive(Debug, thiserror::Error)]
+pub enum QuantizeError {
+    /// A recipe cannot be read or contradicts itself.
+    #[error("recipe {name}: {reason}")]
+    Recipe {
+        /// Recipe name or file.
+        name: String,
+        /// What is wrong, what was expected, what to do.
+        reason: String,
+    },
+    /// An override's pattern matches no linear of the model.
+    #[error("recipe {name}: the override {pattern:?} matches no linear; linears are named like {example:?} ('*' stands for any run of characters)")]
+    Unmatched {
+        /// Recipe name.
+        name: String,
+        /// The pattern.
+        pattern: String,
+        /// A linear of this model.
+        example: String,
+    },
+    /// A quantized linear has no activation range.
+    #[error("internal: linear {linear} was planned but not calibrated")]
+    NotCalibrated {
+        /// Role of the linear.
+        linear: String,
+    },
+    /// An activation is not finite on the calibration data.
+    #[error("linear {linear}: its input is not finite on the calibration data (the float model overflows or divides by zero)")]
+    NotFinite {
+        /// Role of the linear.
+        linear: String,
+    },
+    /// A pass failed.
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    /// The quantized model is not valid.
+    #[error("internal: the quantized model is not valid")]
+    Invalid(#[from] ValidationError),
+    /// Running the float model failed.
+    #[error("calibration run")]
+    Exec(#[from] ExecError),
+    /// The tensors of a calibration prompt contradict each other.
+    #[error("internal: calibration tensors do not fit together")]
+    Prompt(#[from] crate::numeric::ShapeError),
+}
+
+impl QuantizeError {
+    /// Whether the cause is in what the user gave.
+    pub fn is_user_error(&self) -> bool {
+        match self {
+            QuantizeError::Recipe { .. } | QuantizeError::Unmatched { .. } | QuantizeError::NotFinite { .. } => true,
+            // Reading weights fails for the user's files; sizes of a validated model do not.
+            QuantizeError::Exec(e) => matches!(e, ExecError::Weight { .. }),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Quantization: a recipe becomes a plan per linear, calibration gives activation scales, the plan and the scales turn the canonical model
+//! into a quantized one. Weights are quantized when they are asked for, so no quantized copy of the model is ever held.
+
+mod apply;
+mod calibration;
+mod error;
+mod plan;
+pub mod recipe;
+mod weights;
+
+pub use apply::{Quantized, ScaleNote, apply};
+pub use calibration::{CalibrationSample, Ranges, calibrate};
+pub use error::QuantizeError;
+pub use plan::{LinearPlan, Plan, plan};
+pub use weights::QuantizedWeights;

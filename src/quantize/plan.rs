@@ -1,0 +1,68 @@
+//! The plan: what the recipe means for each linear of one model.
+
+use super::error::QuantizeError;
+use super::recipe::{Precision, Recipe};
+use crate::graph::{Component, Model, glob};
+
+/// Precision of every linear, in graph order.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Plan {
+    /// One entry per linear.
+    pub linears: Vec<LinearPlan>,
+}
+
+/// What happens to one linear.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct LinearPlan {
+    /// Role without `.weight`.
+    pub role: String,
+    /// Output channels.
+    pub out: usize,
+    /// Input channels.
+    pub input: usize,
+    /// Its precision.
+    pub precision: Precision,
+    /// Pattern of the override that decided, if one did.
+    pub decided_by: Option<String>,
+}
+
+/// Applies the rules of `recipe` to the linears of `model`.
+///
+/// # Errors
+/// [`QuantizeError::Unmatched`] when an override matches nothing.
+pub fn plan(model: &Model, recipe: &Recipe) -> Result<Plan, QuantizeError> {
+    let mut used = vec![false; recipe.overrides.len()];
+    let mut linears = Vec::new();
+    for (_, node, linear) in model.linears() {
+        let mut precision = match node.component {
+            Component::Vision => recipe.components.vision,
+            Component::Projector => recipe.components.projector,
+            Component::Embedding | Component::Decoder => recipe.components.decoder,
+        };
+        let mut decided_by = None;
+        for (o, used) in recipe.overrides.iter().zip(&mut used) {
+            if glob(&o.pattern, &node.name) {
+                *used = true;
+                precision = o.precision();
+                decided_by = Some(o.pattern.clone());
+            }
+        }
+        let shape = &model.weight(linear.weight).shape;
+        linears.push(LinearPlan { role: node.name.clone(), out: shape[0], input: shape[1], precision, decided_by });
+    }
+    match used.iter().position(|u| !u) {
+        Some(i) => Err(QuantizeError::Unmatched {
+            name: recipe.name.clone(),
+            pattern: recipe.overrides[i].pattern.clone(),
+            example: linears.last().map(|l| l.role.clone()).unwrap_or_default(),
+        }),
+        None => Ok(Plan { linears }),
+    }
+}
+
+impl Plan {
+    /// Number of linears that run in integer arithmetic.
+    pub fn quantized(&self) -> usize {
+        self.linears.iter().filter(|l| l.precision.is_quantized()).count()
+    }
+}

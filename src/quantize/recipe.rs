@@ -1,0 +1,233 @@
+//! Recipes: which precision each linear gets. YAML, strict and versioned; the built-in ones are `recipes/*.yaml`. The JSON schema in
+//! `schemas/recipe.schema.json` is generated from these types and a test compares them.
+
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::error::QuantizeError;
+use crate::graph::Component;
+
+/// Version of the format this program reads.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// Built-in recipes by name.
+const BUILT_IN: &[(&str, &str)] = &[
+    ("float", include_str!("../../recipes/float.yaml")),
+    ("w8a8", include_str!("../../recipes/w8a8.yaml")),
+];
+
+/// Precision of a whole model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Format version of this file.
+    pub schema_version: u32,
+    /// Name in reports, manifests and default output names.
+    pub name: String,
+    /// One line for people.
+    #[serde(default)]
+    pub description: String,
+    /// Precision of the linears of each component.
+    pub components: Components,
+    /// Exceptions, later ones win.
+    #[serde(default)]
+    pub overrides: Vec<Override>,
+    /// Two activation scales of one linear whose ratio is at most this become one; 1 keeps all apart.
+    #[serde(default = "one")]
+    pub msq_merge_ratio: f32,
+}
+
+fn one() -> f32 {
+    1.0
+}
+
+/// Precision per component. The token table is always float.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Components {
+    /// Vision tower, patch embedding included.
+    pub vision: Precision,
+    /// Projector.
+    pub projector: Precision,
+    /// Decoder, head included.
+    pub decoder: Precision,
+}
+
+/// Precision of one linear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Precision {
+    /// Weights.
+    pub weights: Weights,
+    /// Activations.
+    pub activations: Activations,
+}
+
+/// Weight storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// `f32`.
+    Float,
+    /// Symmetric int8, one scale per output channel, nearest rounding.
+    Int8,
+}
+
+/// Activation arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// `f32`.
+    Float,
+    /// Static int8, one scale for all rows.
+    Static,
+    /// Static int8, one scale for visual and one for text rows.
+    Msq,
+}
+
+/// An exception for some linears.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// Role of the linear without `.weight`; `*` stands for any run of characters.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Weights.
+    pub weights: Weights,
+    /// Activations.
+    pub activations: Activations,
+}
+
+impl Precision {
+    /// Whether the linear runs in integer arithmetic.
+    pub fn is_quantized(self) -> bool {
+        self.weights != Weights::Float
+    }
+}
+
+impl Recipe {
+    /// A built-in recipe by name, or a recipe file by path.
+    ///
+    /// # Errors
+    /// [`QuantizeError::Recipe`] when there is no such recipe or it does not hold together.
+    pub fn load(name_or_path: &str) -> Result<Self, QuantizeError> {
+        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
+            return Self::parse(name, text);
+        }
+        let text = std::fs::read_to_string(Path::new(name_or_path)).map_err(|e| {
+            let names = BUILT_IN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            error(name_or_path, format!("neither a built-in recipe ({names}) nor a file that can be read: {e}"))
+        })?;
+        Self::parse(name_or_path, &text)
+    }
+
+    /// Parses and checks a recipe; `source` names it in errors.
+    ///
+    /// # Errors
+    /// [`QuantizeError::Recipe`].
+    pub fn parse(source: &str, text: &str) -> Result<Self, QuantizeError> {
+        let recipe: Self = serde_norway::from_str(text).map_err(|e| error(source, e.to_string()))?;
+        recipe.check(source)?;
+        Ok(recipe)
+    }
+
+    /// Whether any linear needs calibrated activation scales.
+    pub fn needs_calibration(&self) -> bool {
+        let c = &self.components;
+        let precisions = [c.vision, c.projector, c.decoder].map(|p| p.activations);
+        precisions.into_iter().chain(self.overrides.iter().map(|o| o.activations)).any(|a| a != Activations::Float)
+    }
+
+    fn check(&self, source: &str) -> Result<(), QuantizeError> {
+        if self.schema_version != SCHEMA_VERSION {
+            let found = self.schema_version;
+            return Err(error(source, format!("schema_version is {found}, this program reads {SCHEMA_VERSION}")));
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if self.name.is_empty() || !self.name.chars().all(plain) || self.name.starts_with('.') {
+            return Err(error(source, format!("name {:?} must be letters, digits, '.', '_' or '-'", self.name)));
+        }
+        if !(self.msq_merge_ratio >= 1.0 && self.msq_merge_ratio.is_finite()) {
+            let reason = format!("msq_merge_ratio is {}, expected at least 1", self.msq_merge_ratio);
+            return Err(error(source, reason));
+        }
+        let c = &self.components;
+        for (component, p) in
+            [(Component::Vision, c.vision), (Component::Projector, c.projector), (Component::Decoder, c.decoder)]
+        {
+            check_precision(source, component.name(), component, p)?;
+        }
+        for o in &self.overrides {
+            let component = Component::of_role(&o.pattern).unwrap_or(Component::Decoder);
+            check_precision(source, &o.pattern, component, o.precision())?;
+        }
+        Ok(())
+    }
+}
+
+impl Override {
+    /// Its precision.
+    pub fn precision(&self) -> Precision {
+        Precision { weights: self.weights, activations: self.activations }
+    }
+}
+
+fn check_precision(source: &str, subject: &str, component: Component, p: Precision) -> Result<(), QuantizeError> {
+    let integer = p.activations != Activations::Float;
+    if p.is_quantized() != integer {
+        let reason = format!(
+            "{subject}: weights {:?} with activations {:?}: integer arithmetic needs both or neither (weights int8 with activations \
+             static or msq, or both float)",
+            p.weights, p.activations
+        );
+        return Err(error(source, reason.to_lowercase()));
+    }
+    if p.activations == Activations::Msq && component != Component::Decoder {
+        let reason = format!("{subject}: every row of the {} is visual, use activations static", component.name());
+        return Err(error(source, reason));
+    }
+    Ok(())
+}
+
+fn error(name: &str, reason: String) -> QuantizeError {
+    QuantizeError::Recipe { name: name.to_string(), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(from: &str, to: &str) -> String {
+        let text = BUILT_IN[1].1.replacen(from, to, 1);
+        assert_ne!(text, BUILT_IN[1].1, "{from} is not in the recipe");
+        Recipe::parse("r.yaml", &text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn built_in_recipes_parse_under_their_names() {
+        for (name, _) in BUILT_IN {
+            assert_eq!(Recipe::load(name).unwrap().name, *name);
+        }
+        assert!(!Recipe::load("float").unwrap().needs_calibration());
+        assert!(Recipe::load("w8a8").unwrap().needs_calibration());
+    }
+
+    #[test]
+    fn what_does_not_hold_together_is_refused_with_its_subject() {
+        assert!(refused("schema_version: 1", "schema_version: 9").contains('9'));
+        assert!(refused("name: w8a8", "name: w8a8\ncolour: red").contains("colour"));
+        assert!(refused("weights: int8, activations: static", "weights: int8, activations: float").contains("vision"));
+        assert!(refused("vision: {weights: int8, activations: static}", "vision: {weights: int8, activations: msq}").contains("vision"));
+        assert!(refused("msq_merge_ratio: 1.05", "msq_merge_ratio: 0.5").contains("0.5"));
+        assert!(refused("name: w8a8", "name: ../x").contains("../x"));
+        assert!(refused("weights: int8", "weights: int9").contains("int9"));
+    }
+
+    #[test]
+    fn an_unknown_recipe_names_the_known_ones() {
+        let e = Recipe::load("w8a9").unwrap_err().to_string();
+        assert!(e.contains("float, w8a8"), "{e}");
+    }
+}

@@ -1,0 +1,71 @@
+//! The trained fixture's evaluation set and how a model's answers to it are scored.
+
+use std::collections::BTreeMap;
+
+use mquant_export::calibrate::{LoadOptions, Preparer, Sample, load};
+use mquant_export::exec::{Executor, Generation, greedy};
+use mquant_export::family::Resolved;
+use rayon::prelude::*;
+
+use super::fixture;
+
+/// The trained checkpoint.
+pub const TINY: &str = "qwen2_vl_tiny";
+
+/// Samples of one of the fixture's tables.
+pub fn samples(table: &str) -> Vec<Sample> {
+    load(&fixture(TINY).join(table), &LoadOptions { allow_outside: false, limit: None }).unwrap().samples
+}
+
+/// Exact-match accuracy per kind of question and in all.
+#[derive(Debug, Default)]
+pub struct Score {
+    right: BTreeMap<String, usize>,
+    total: BTreeMap<String, usize>,
+}
+
+impl Score {
+    pub fn add(&mut self, sample: &Sample, answer: &str) {
+        let kind = sample.category.clone().unwrap();
+        let right = sample.answer.as_deref() == Some(answer);
+        for key in [kind, "all".to_string()] {
+            *self.total.entry(key.clone()).or_default() += 1;
+            *self.right.entry(key).or_default() += usize::from(right);
+        }
+    }
+
+    pub fn of(&self, kind: &str) -> f64 {
+        self.right[kind] as f64 / self.total[kind] as f64
+    }
+
+    pub fn kinds(&self) -> impl Iterator<Item = &String> {
+        self.total.keys()
+    }
+}
+
+impl std::fmt::Display for Score {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for kind in self.kinds() {
+            write!(f, "{kind} {:.1}% of {}; ", 100.0 * self.of(kind), self.total[kind])?;
+        }
+        Ok(())
+    }
+}
+
+/// Greedy answers of the executor, in sample order.
+pub fn answers(exec: &Executor<'_, f32>, preparer: &Preparer, resolved: &Resolved, samples: &[Sample]) -> Vec<String> {
+    let stop = &resolved.prompt.eos_token_ids;
+    let one = |sample: &Sample| {
+        let p = preparer.prepare_sample(sample).unwrap();
+        let prompt = Generation {
+            input_ids: &p.input_ids,
+            pixel_values: &p.pixel_values,
+            grids: &p.grids,
+            position_ids: &p.position_ids,
+        };
+        let mut ids = greedy(exec, &prompt, 12, stop).unwrap();
+        ids.retain(|id| !stop.contains(id));
+        preparer.tokenizer().decode(&ids, true).unwrap()
+    };
+    samples.par_iter().map(one).collect()
+}
