@@ -179,7 +179,9 @@ mod tests {
 
     #[test]
     fn the_export_needs_no_command_word() {
-        let a = export("x model --format onnx --calibration c.jsonl --calibration-samples 8 -o out --ops standard");
+        let a = export(
+            "x model --format onnx --calibration c.jsonl --calibration-samples 8 -o out --ops standard",
+        );
         assert_eq!((a.model.to_str(), a.format), (Some("model"), Some(Format::Onnx)));
         assert_eq!((a.recipe.as_str(), a.ops, a.calibration_samples), ("w8a8", Ops::Standard, Some(8)));
         assert_eq!(export("x model --format onnx").ops, Ops::Ort);
@@ -205,7 +207,9 @@ mod tests {
 
     #[test]
     fn counts_start_at_one() {
-        for flag in ["--threads 0", "--threads -1", "--threads many", "--calibration c --calibration-samples 0"] {
+        for flag in
+            ["--threads 0", "--threads -1", "--threads many", "--calibration c --calibration-samples 0"]
+        {
             let e = parse(&format!("x model --format onnx {flag}")).unwrap_err();
             assert!(matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::UnknownArgument), "{e}");
         }

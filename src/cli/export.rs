@@ -56,7 +56,8 @@ fn dump_ir(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
     let (_, resolved) = describe(&args.model, args.family_file.as_deref())?;
     let ir = graph::dump(&resolved.model);
     if args.json {
-        return printer.result(&IrObject { schema_version: SCHEMA_VERSION, family: resolved.family, ir }, |_| vec![]);
+        return printer
+            .result(&IrObject { schema_version: SCHEMA_VERSION, family: resolved.family, ir }, |_| vec![]);
     }
     printer.text(&ir)
 }
@@ -90,7 +91,10 @@ fn report_lines(r: &ExportReport) -> Vec<String> {
     }
     if !r.tensors_ignored.is_empty() {
         let ignored = plural(r.tensors_ignored.len(), "tensor");
-        lines.push(property("not used", format!("{ignored} of the checkpoint (inspect lists them with reasons)")));
+        lines.push(property(
+            "not used",
+            format!("{ignored} of the checkpoint (inspect lists them with reasons)"),
+        ));
     }
     if !r.warnings.is_empty() {
         lines.push(property("warnings", count(r.warnings.len() as u64)));
@@ -140,7 +144,9 @@ mod tests {
         r.tensors_ignored.push(("a".into(), "b".into()));
         r.warnings.push("w".into());
         let text = report_lines(&r).join("\n");
-        for part in ["320 of 329 in int8", "1 sample", "1 tensor of", "warnings     1", "size         2.60 GB\n"] {
+        for part in
+            ["320 of 329 in int8", "1 sample", "1 tensor of", "warnings     1", "size         2.60 GB\n"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

@@ -59,7 +59,8 @@ impl Failure {
     /// A panic; its place was already told on stderr by the panic hook.
     pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<&str>().copied();
-        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+        let text =
+            text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
         let mut failure = Self::new(ExitStatus::InternalError);
         failure.message = format!("internal: {text}");
         failure.hints.push(format!(

@@ -85,8 +85,17 @@ mod tests {
     fn sizes_have_three_digits() {
         let sizes = [0, 999, 1000, 9_994, 12_345, 999_400, 999_996, 4_418_050_848, 1_500_000_000_000];
         let found: Vec<String> = sizes.into_iter().map(bytes).collect();
-        let expected =
-            ["0 bytes", "999 bytes", "1.00 kB", "9.99 kB", "12.3 kB", "999 kB", "1.00 MB", "4.42 GB", "1.50 TB"];
+        let expected = [
+            "0 bytes",
+            "999 bytes",
+            "1.00 kB",
+            "9.99 kB",
+            "12.3 kB",
+            "999 kB",
+            "1.00 MB",
+            "4.42 GB",
+            "1.50 TB",
+        ];
         assert_eq!(found, expected);
     }
 

@@ -117,7 +117,13 @@ mod tests {
     fn linear(role: &str, activations: Activations, decided_by: Option<&str>) -> LinearPlan {
         let weights = if activations == Activations::Float { Weights::Float } else { Weights::Int8 };
         let precision = Precision { weights, activations };
-        LinearPlan { role: role.into(), out: 8, input: 4, precision, decided_by: decided_by.map(String::from) }
+        LinearPlan {
+            role: role.into(),
+            out: 8,
+            input: 4,
+            precision,
+            decided_by: decided_by.map(String::from),
+        }
     }
 
     #[test]
@@ -147,7 +153,10 @@ mod tests {
         let table: Vec<&str> = lines.iter().skip_while(|l| !l.is_empty()).skip(2).map(|l| l.trim()).collect();
         assert_eq!(table.len(), 3, "{table:?}");
         assert!(table[0].starts_with("vision.blocks.*.mlp.up") && table[0].contains("one static scale"));
-        assert!(table[1].starts_with("decoder.layers.*.attn.q       2  8 x 4     int8, a static"), "{table:?}");
+        assert!(
+            table[1].starts_with("decoder.layers.*.attn.q       2  8 x 4     int8, a static"),
+            "{table:?}"
+        );
         assert!(table[2].starts_with("decoder.head") && table[2].ends_with("override *.head"), "{table:?}");
         assert_eq!(serde_json::to_value(&seen).unwrap()["linears"][1]["role"], "decoder.layers.0.attn.q");
     }

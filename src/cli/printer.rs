@@ -71,7 +71,11 @@ impl Printer {
     ///
     /// # Errors
     /// [`CliError::Stdout`] when stdout does not take it; a closed pipe is no error.
-    pub fn result<T: Serialize>(&mut self, value: &T, lines: impl FnOnce(&T) -> Vec<String>) -> Result<(), CliError> {
+    pub fn result<T: Serialize>(
+        &mut self,
+        value: &T,
+        lines: impl FnOnce(&T) -> Vec<String>,
+    ) -> Result<(), CliError> {
         if self.mode.json {
             let text = serde_json::to_string_pretty(value).map_err(CliError::Json)?;
             return self.text(&(text + "\n"));

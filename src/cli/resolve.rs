@@ -50,13 +50,15 @@ fn default_out(model: &Path, recipe: &str, format: Format) -> PathBuf {
 /// What a user would call the model in this folder.
 fn model_name(model: &Path) -> String {
     // `.` and `dir/..` have no name of their own; a path that does not exist keeps the one it was given.
-    let named = !matches!(model.components().next_back(), None | Some(Component::CurDir | Component::ParentDir));
+    let named =
+        !matches!(model.components().next_back(), None | Some(Component::CurDir | Component::ParentDir));
     let path = if named { model.to_path_buf() } else { model.canonicalize().unwrap_or_default() };
     let name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned());
     // A snapshot of the hub cache, `models--Qwen--Qwen2-VL-2B-Instruct/snapshots/<revision>`, is named by a hash.
     let snapshots = path.parent().filter(|p| p.file_name().is_some_and(|n| n == "snapshots"));
     let repository = snapshots.and_then(Path::parent).and_then(name);
-    let hub = repository.as_deref().and_then(|r| r.strip_prefix("models--")).and_then(|r| r.rsplit("--").next());
+    let hub =
+        repository.as_deref().and_then(|r| r.strip_prefix("models--")).and_then(|r| r.rsplit("--").next());
     hub.map(String::from).or_else(|| name(&path)).unwrap_or_else(|| "model".into())
 }
 
@@ -100,7 +102,8 @@ mod tests {
 
     #[test]
     fn models_are_named_after_their_folder_or_repository() {
-        let snapshot = "hub/models--Qwen--Qwen2-VL-2B-Instruct/snapshots/895c3a49bc3fa70a340399125c650a463535e71c";
+        let snapshot =
+            "hub/models--Qwen--Qwen2-VL-2B-Instruct/snapshots/895c3a49bc3fa70a340399125c650a463535e71c";
         let names = [snapshot, "/a/b", "b/", "x/snapshots/y", "a/./b"].map(|p| model_name(Path::new(p)));
         assert_eq!(names, ["Qwen2-VL-2B-Instruct", "b", "b", "y", "b"]);
         let here = std::env::current_dir().unwrap();

@@ -150,14 +150,19 @@ pub fn greedy<T: Real>(
 }
 
 /// Image features of a prompt; no rows without images.
-fn image_features<T: Real>(exec: &Executor<'_, T>, prompt: &Generation<'_>) -> Result<Tensor<T>, GenerateError> {
+fn image_features<T: Real>(
+    exec: &Executor<'_, T>,
+    prompt: &Generation<'_>,
+) -> Result<Tensor<T>, GenerateError> {
     if prompt.grids.is_empty() {
         return Ok(Tensor::full(vec![0, feature_width(exec.model())], T::ZERO));
     }
     let mut out = exec.run(Part::Vision, vision_inputs(prompt.pixel_values, prompt.grids)?, &mut ())?;
     match take(&mut out, Part::Vision, "image_features")? {
         Value::Float(t) => Ok(t),
-        Value::Int(_) => Err(GenerateError::NoOutput { part: "vision", name: "image_features (float)".into() }),
+        Value::Int(_) => {
+            Err(GenerateError::NoOutput { part: "vision", name: "image_features (float)".into() })
+        }
     }
 }
 

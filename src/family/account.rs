@@ -42,7 +42,8 @@ pub(super) struct Account {
 /// Maps all tensors of `checkpoint`; problems go to `values`.
 pub(super) fn account(family: &FamilyFile, checkpoint: &Checkpoint, values: &Values<'_>) -> Account {
     let layout = best_layout(family, checkpoint);
-    let mut state = State { checkpoint, values, layout: &layout, account: Account::default(), seen: BTreeSet::new() };
+    let mut state =
+        State { checkpoint, values, layout: &layout, account: Account::default(), seen: BTreeSet::new() };
     for def in &family.tensors {
         let n = def.repeat.as_ref().map(|n| values.count(n, &def.name));
         match n {
@@ -173,10 +174,8 @@ pub(super) fn cross_check(model: &Model, account: &Account) -> Vec<FamilyProblem
     for weight in &model.weights {
         used.insert(weight.name.as_str());
         match account.bindings.get(&weight.name) {
-            None => problems.push(FamilyProblem::UnmappedRole {
-                role: weight.name.clone(),
-                shape: weight.shape.clone(),
-            }),
+            None => problems
+                .push(FamilyProblem::UnmappedRole { role: weight.name.clone(), shape: weight.shape.clone() }),
             Some(b) if b.shape != weight.shape => problems.push(FamilyProblem::RoleShape {
                 role: weight.name.clone(),
                 tensor: b.tensor.clone(),

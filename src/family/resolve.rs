@@ -145,7 +145,12 @@ fn model_spec(f: &FamilyFile, v: &Values<'_>) -> ModelSpec {
             found: format!("{sections:?} with heads of {}", decoder.head_dim),
         });
     }
-    ModelSpec { vision, projector, decoder, image_token_id: v.id(&f.prompt.image_token_id, "prompt.image_token_id") }
+    ModelSpec {
+        vision,
+        projector,
+        decoder,
+        image_token_id: v.id(&f.prompt.image_token_id, "prompt.image_token_id"),
+    }
 }
 
 fn image_plan(image: &ImageDef, v: &Values<'_>) -> ImagePlan {

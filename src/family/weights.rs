@@ -30,8 +30,6 @@ impl WeightSource for CheckpointWeights<'_> {
             .read_f32_into(binding.rows.start * binding.row_len, &mut out)
             .map_err(|e| WeightError::Read { role: role.to_string(), source: Box::new(e) })?;
         let tensor = Tensor::new(binding.shape.clone(), out);
-        Ok(WeightData::Float(
-            tensor.map_err(|source| WeightError::Shape { name: role.to_string(), source })?,
-        ))
+        Ok(WeightData::Float(tensor.map_err(|source| WeightError::Shape { name: role.to_string(), source })?))
     }
 }

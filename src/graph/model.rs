@@ -190,7 +190,12 @@ impl<'a> GraphBuilder<'a> {
             .into_iter()
             .zip(outputs)
             .map(|(t, n)| {
-                self.push_value(ValueInfo { name: n.to_string(), dtype: t.dtype, shape: t.shape, basis: t.basis })
+                self.push_value(ValueInfo {
+                    name: n.to_string(),
+                    dtype: t.dtype,
+                    shape: t.shape,
+                    basis: t.basis,
+                })
             })
             .collect::<Vec<_>>();
         let node = Node {

@@ -210,7 +210,12 @@ fn typing(model: &Model, graph: &Graph, problems: &mut Vec<GraphProblem>) {
         if !same {
             let recorded = recorded.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let inferred = format!("{inferred:?}");
-            problems.push(GraphProblem::WrongResult { graph: name, node: node.name.clone(), recorded, inferred });
+            problems.push(GraphProblem::WrongResult {
+                graph: name,
+                node: node.name.clone(),
+                recorded,
+                inferred,
+            });
         }
         let matrix = match &node.op {
             Op::Linear(l) => Some(l.weight),
@@ -219,7 +224,11 @@ fn typing(model: &Model, graph: &Graph, problems: &mut Vec<GraphProblem>) {
         for id in node.op.weights().into_iter().filter(|&id| Some(id) != matrix) {
             if model.weights.get(id.0).is_some_and(|w| w.format != WeightFormat::Float) {
                 let weight = model.weights[id.0].name.clone();
-                problems.push(GraphProblem::IntegerWeight { graph: name, node: node.name.clone(), name: weight });
+                problems.push(GraphProblem::IntegerWeight {
+                    graph: name,
+                    node: node.name.clone(),
+                    name: weight,
+                });
             }
         }
     }

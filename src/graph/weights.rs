@@ -149,14 +149,20 @@ fn stack(decl: &WeightDecl, parts: Vec<WeightData>) -> Result<WeightData, Weight
     };
     for (i, part) in parts.enumerate() {
         whole = match (whole, part) {
-            (WeightData::Float(a), WeightData::Float(b)) => WeightData::Float(append(a, b).map_err(shape_error)?),
+            (WeightData::Float(a), WeightData::Float(b)) => {
+                WeightData::Float(append(a, b).map_err(shape_error)?)
+            }
             (WeightData::Int8(a), WeightData::Int8(b)) => {
                 let scales = [a.scales, b.scales].concat();
                 WeightData::Int8(Int8Weight { codes: append(a.codes, b.codes).map_err(shape_error)?, scales })
             }
             _ => {
                 let part = decl.parts[i + 1].clone();
-                return Err(WeightError::Parts { name: decl.name.clone(), part, reason: "different formats" });
+                return Err(WeightError::Parts {
+                    name: decl.name.clone(),
+                    part,
+                    reason: "different formats",
+                });
             }
         };
     }

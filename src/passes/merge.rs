@@ -40,9 +40,12 @@ fn merge_graph(graph: &mut Graph, weights: &mut Vec<WeightDecl>) {
 /// Indices of the linears that merge with the node at `first`, itself included.
 fn group_of(graph: &Graph, weights: &[WeightDecl], first: usize) -> Vec<usize> {
     let key = |node: &Node| match &node.op {
-        Op::Linear(l) if l.writes.is_none() => {
-            Some((node.inputs.clone(), l.act.map(|a| (a.visual, a.text)), weights[l.weight.0].format, l.bias.is_some()))
-        }
+        Op::Linear(l) if l.writes.is_none() => Some((
+            node.inputs.clone(),
+            l.act.map(|a| (a.visual, a.text)),
+            weights[l.weight.0].format,
+            l.bias.is_some(),
+        )),
         _ => None,
     };
     let Some(wanted) = key(&graph.nodes[first]) else { return vec![] };
@@ -74,7 +77,13 @@ fn merge(graph: &mut Graph, weights: &mut Vec<WeightDecl>, group: &[usize]) {
     let split = Split { bases: vec![None; sizes.len()], sizes };
     let nodes = [
         Node { name: name.clone(), op: linear.into(), component, inputs, outputs: vec![whole] },
-        Node { name: format!("{name}.split"), op: split.into(), component, inputs: vec![whole], outputs: pieces },
+        Node {
+            name: format!("{name}.split"),
+            op: split.into(),
+            component,
+            inputs: vec![whole],
+            outputs: pieces,
+        },
     ];
     for &i in group.iter().rev() {
         graph.nodes.remove(i);

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::card::model_card;
 use super::error::PipelineError;
 use super::manifest::{
-    Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, OnnxForm, Source, Tool,
-    hash_file, hash_files, linear_scales,
+    Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, OnnxForm, Source, Tool, hash_file,
+    hash_files, linear_scales,
 };
 use super::output::Output;
 use super::prepare::{Prepared, prepare};
@@ -230,7 +230,12 @@ impl Run<'_> {
             artifact,
             parameters: plan.parameters(),
             tensors_used: plan.resolved.tensors_used(),
-            tensors_ignored: plan.resolved.ignored.iter().map(|i| (i.tensor.clone(), i.reason.clone())).collect(),
+            tensors_ignored: plan
+                .resolved
+                .ignored
+                .iter()
+                .map(|i| (i.tensor.clone(), i.reason.clone()))
+                .collect(),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears.len(),
             calibration_samples: prepared.map_or(0, |p| p.samples.len()),

@@ -155,11 +155,13 @@ impl Manifest {
         let bad = |reason: String| PipelineError::Output { path: artifact.to_path_buf(), reason };
         let text = std::fs::read_to_string(artifact.join(MANIFEST_FILE))
             .map_err(|e| bad(format!("{MANIFEST_FILE} cannot be read: {e}")))?;
-        let manifest: Self =
-            serde_json::from_str(&text).map_err(|e| bad(format!("{MANIFEST_FILE} is not a manifest: {e}")))?;
+        let manifest: Self = serde_json::from_str(&text)
+            .map_err(|e| bad(format!("{MANIFEST_FILE} is not a manifest: {e}")))?;
         if manifest.schema_version != MANIFEST_VERSION {
             let found = manifest.schema_version;
-            return Err(bad(format!("{MANIFEST_FILE} has version {found}, this program reads {MANIFEST_VERSION}")));
+            return Err(bad(format!(
+                "{MANIFEST_FILE} has version {found}, this program reads {MANIFEST_VERSION}"
+            )));
         }
         Ok(manifest)
     }

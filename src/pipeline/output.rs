@@ -87,7 +87,9 @@ fn check_target(target: &Path, force: bool) -> Result<(), PipelineError> {
     if empty || target.join(MANIFEST_FILE).is_file() {
         return Ok(());
     }
-    bad("exists and is not an artifact of this program (no mquant.json); --force does not remove other folders")
+    bad(
+        "exists and is not an artifact of this program (no mquant.json); --force does not remove other folders",
+    )
 }
 
 /// Temporary folders are private; a finished artifact has the permissions of any new folder.

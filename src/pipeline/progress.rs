@@ -39,7 +39,9 @@ pub enum Warning {
         file: String,
     },
     /// A quantized linear's input was zero in all calibration rows of a modality.
-    #[error("{linear}: no {modality} row in the calibration data reached this linear; its scale is that of the other modality (add such samples)")]
+    #[error(
+        "{linear}: no {modality} row in the calibration data reached this linear; its scale is that of the other modality (add such samples)"
+    )]
     NoRows {
         /// Role of the linear.
         linear: String,
@@ -47,7 +49,9 @@ pub enum Warning {
         modality: &'static str,
     },
     /// The checkpoint has no runtime that knows its image processor.
-    #[error("ONNX Runtime GenAI has no model type for the family {family}; no genai_config.json was written (the graphs run in ONNX Runtime)")]
+    #[error(
+        "ONNX Runtime GenAI has no model type for the family {family}; no genai_config.json was written (the graphs run in ONNX Runtime)"
+    )]
     NoGenai {
         /// Family name.
         family: String,

@@ -37,7 +37,12 @@ pub struct ScaleNote {
 ///
 /// # Errors
 /// [`QuantizeError::NotCalibrated`] when `ranges` lacks a planned linear; others are faults of this program.
-pub fn apply(model: &Model, plan: &Plan, ranges: &Ranges, merge_ratio: f32) -> Result<Quantized, QuantizeError> {
+pub fn apply(
+    model: &Model,
+    plan: &Plan,
+    ranges: &Ranges,
+    merge_ratio: f32,
+) -> Result<Quantized, QuantizeError> {
     let mut model = model.clone();
     let mut scales = Vec::new();
     for linear in plan.linears.iter().filter(|l| l.precision.is_quantized()) {

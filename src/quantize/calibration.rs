@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use super::error::QuantizeError;
 use crate::calibrate::observe::ModalityRange;
-use crate::exec::{Inputs, Keep, LockstepTap, Value, empty_cache, feature_width, run_lockstep, vision_inputs};
+use crate::exec::{
+    Inputs, Keep, LockstepTap, Value, empty_cache, feature_width, run_lockstep, vision_inputs,
+};
 use crate::graph::{Graph, Model, Node, Op, Part, WeightSource};
 use crate::numeric::Tensor;
 
@@ -44,7 +46,8 @@ pub fn calibrate(
     samples: &[CalibrationSample],
     progress: &mut dyn FnMut(usize, usize, &str),
 ) -> Result<Ranges, QuantizeError> {
-    let mut observer = Observer { image_token: model.spec.image_token_id, ids: vec![], ranges: Ranges::new() };
+    let mut observer =
+        Observer { image_token: model.spec.image_token_id, ids: vec![], ranges: Ranges::new() };
     let groups = groups(samples);
     let steps: usize = model.graphs.iter().map(|g| g.nodes.len()).sum();
     for (i, group) in groups.iter().enumerate() {

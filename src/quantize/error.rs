@@ -16,7 +16,9 @@ pub enum QuantizeError {
         reason: String,
     },
     /// An override's pattern matches no linear of the model.
-    #[error("recipe {name}: the override {pattern:?} matches no linear; linears are named like {example:?} ('*' stands for any run of characters)")]
+    #[error(
+        "recipe {name}: the override {pattern:?} matches no linear; linears are named like {example:?} ('*' stands for any run of characters)"
+    )]
     Unmatched {
         /// Recipe name.
         name: String,
@@ -32,7 +34,9 @@ pub enum QuantizeError {
         linear: String,
     },
     /// An activation is not finite on the calibration data.
-    #[error("linear {linear}: its input is not finite on the calibration data (the float model overflows or divides by zero)")]
+    #[error(
+        "linear {linear}: its input is not finite on the calibration data (the float model overflows or divides by zero)"
+    )]
     NotFinite {
         /// Role of the linear.
         linear: String,
@@ -55,7 +59,9 @@ impl QuantizeError {
     /// Whether the cause is in what the user gave.
     pub fn is_user_error(&self) -> bool {
         match self {
-            QuantizeError::Recipe { .. } | QuantizeError::Unmatched { .. } | QuantizeError::NotFinite { .. } => true,
+            QuantizeError::Recipe { .. }
+            | QuantizeError::Unmatched { .. }
+            | QuantizeError::NotFinite { .. } => true,
             // Reading weights fails for the user's files; sizes of a validated model do not.
             QuantizeError::Exec(e) => matches!(e, ExecError::Weight { .. }),
             _ => false,

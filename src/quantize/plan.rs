@@ -48,7 +48,13 @@ pub fn plan(model: &Model, recipe: &Recipe) -> Result<Plan, QuantizeError> {
             }
         }
         let shape = &model.weight(linear.weight).shape;
-        linears.push(LinearPlan { role: node.name.clone(), out: shape[0], input: shape[1], precision, decided_by });
+        linears.push(LinearPlan {
+            role: node.name.clone(),
+            out: shape[0],
+            input: shape[1],
+            precision,
+            decided_by,
+        });
     }
     match used.iter().position(|u| !u) {
         Some(i) => Err(QuantizeError::Unmatched {

@@ -13,10 +13,8 @@ use crate::graph::Component;
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Built-in recipes by name.
-const BUILT_IN: &[(&str, &str)] = &[
-    ("float", include_str!("../../recipes/float.yaml")),
-    ("w8a8", include_str!("../../recipes/w8a8.yaml")),
-];
+const BUILT_IN: &[(&str, &str)] =
+    &[("float", include_str!("../../recipes/float.yaml")), ("w8a8", include_str!("../../recipes/w8a8.yaml"))];
 
 /// Precision of a whole model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,7 +116,10 @@ impl Recipe {
         }
         let text = std::fs::read_to_string(Path::new(name_or_path)).map_err(|e| {
             let names = BUILT_IN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-            error(name_or_path, format!("neither a built-in recipe ({names}) nor a file that can be read: {e}"))
+            error(
+                name_or_path,
+                format!("neither a built-in recipe ({names}) nor a file that can be read: {e}"),
+            )
         })?;
         Self::parse(name_or_path, &text)
     }
@@ -137,26 +138,37 @@ impl Recipe {
     pub fn needs_calibration(&self) -> bool {
         let c = &self.components;
         let precisions = [c.vision, c.projector, c.decoder].map(|p| p.activations);
-        precisions.into_iter().chain(self.overrides.iter().map(|o| o.activations)).any(|a| a != Activations::Float)
+        precisions
+            .into_iter()
+            .chain(self.overrides.iter().map(|o| o.activations))
+            .any(|a| a != Activations::Float)
     }
 
     fn check(&self, source: &str) -> Result<(), QuantizeError> {
         if self.schema_version != SCHEMA_VERSION {
             let found = self.schema_version;
-            return Err(error(source, format!("schema_version is {found}, this program reads {SCHEMA_VERSION}")));
+            return Err(error(
+                source,
+                format!("schema_version is {found}, this program reads {SCHEMA_VERSION}"),
+            ));
         }
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if self.name.is_empty() || !self.name.chars().all(plain) || self.name.starts_with('.') {
-            return Err(error(source, format!("name {:?} must be letters, digits, '.', '_' or '-'", self.name)));
+            return Err(error(
+                source,
+                format!("name {:?} must be letters, digits, '.', '_' or '-'", self.name),
+            ));
         }
         if !(self.msq_merge_ratio >= 1.0 && self.msq_merge_ratio.is_finite()) {
             let reason = format!("msq_merge_ratio is {}, expected at least 1", self.msq_merge_ratio);
             return Err(error(source, reason));
         }
         let c = &self.components;
-        for (component, p) in
-            [(Component::Vision, c.vision), (Component::Projector, c.projector), (Component::Decoder, c.decoder)]
-        {
+        for (component, p) in [
+            (Component::Vision, c.vision),
+            (Component::Projector, c.projector),
+            (Component::Decoder, c.decoder),
+        ] {
             check_precision(source, component.name(), component, p)?;
         }
         for o in &self.overrides {
@@ -174,7 +186,12 @@ impl Override {
     }
 }
 
-fn check_precision(source: &str, subject: &str, component: Component, p: Precision) -> Result<(), QuantizeError> {
+fn check_precision(
+    source: &str,
+    subject: &str,
+    component: Component,
+    p: Precision,
+) -> Result<(), QuantizeError> {
     let integer = p.activations != Activations::Float;
     if p.is_quantized() != integer {
         let reason = format!(
@@ -185,7 +202,8 @@ fn check_precision(source: &str, subject: &str, component: Component, p: Precisi
         return Err(error(source, reason.to_lowercase()));
     }
     if p.activations == Activations::Msq && component != Component::Decoder {
-        let reason = format!("{subject}: every row of the {} is visual, use activations static", component.name());
+        let reason =
+            format!("{subject}: every row of the {} is visual, use activations static", component.name());
         return Err(error(source, reason));
     }
     Ok(())
@@ -218,8 +236,17 @@ mod tests {
     fn what_does_not_hold_together_is_refused_with_its_subject() {
         assert!(refused("schema_version: 1", "schema_version: 9").contains('9'));
         assert!(refused("name: w8a8", "name: w8a8\ncolour: red").contains("colour"));
-        assert!(refused("weights: int8, activations: static", "weights: int8, activations: float").contains("vision"));
-        assert!(refused("vision: {weights: int8, activations: static}", "vision: {weights: int8, activations: msq}").contains("vision"));
+        assert!(
+            refused("weights: int8, activations: static", "weights: int8, activations: float")
+                .contains("vision")
+        );
+        assert!(
+            refused(
+                "vision: {weights: int8, activations: static}",
+                "vision: {weights: int8, activations: msq}"
+            )
+            .contains("vision")
+        );
         assert!(refused("msq_merge_ratio: 1.05", "msq_merge_ratio: 0.5").contains("0.5"));
         assert!(refused("name: w8a8", "name: ../x").contains("../x"));
         assert!(refused("weights: int8", "weights: int9").contains("int9"));

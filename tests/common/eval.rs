@@ -8,6 +8,7 @@ use mquant_export::family::Resolved;
 use rayon::prelude::*;
 
 use super::fixture;
+use super::judge::Bundle;
 
 /// The trained checkpoint.
 pub const TINY: &str = "qwen2_vl_tiny";
@@ -52,8 +53,28 @@ impl std::fmt::Display for Score {
     }
 }
 
+/// The tensors of samples as a judge reads them.
+pub fn bundle(preparer: &Preparer, samples: &[Sample]) -> Bundle {
+    let mut bundle = Bundle::default();
+    for (i, sample) in samples.iter().enumerate() {
+        let p = preparer.prepare_sample(sample).unwrap();
+        let n = p.input_ids.len();
+        bundle.ints(format!("s{i}.input_ids"), vec![n], &p.input_ids);
+        bundle.ints(format!("s{i}.position_ids"), vec![3, n], &p.position_ids.concat());
+        let grid: Vec<i64> = p.grids.iter().flatten().map(|&g| g as i64).collect();
+        bundle.ints(format!("s{i}.image_grid_thw"), vec![p.grids.len(), 3], &grid);
+        bundle.floats(format!("s{i}.pixel_values"), &p.pixel_values);
+    }
+    bundle
+}
+
 /// Greedy answers of the executor, in sample order.
-pub fn answers(exec: &Executor<'_, f32>, preparer: &Preparer, resolved: &Resolved, samples: &[Sample]) -> Vec<String> {
+pub fn answers(
+    exec: &Executor<'_, f32>,
+    preparer: &Preparer,
+    resolved: &Resolved,
+    samples: &[Sample],
+) -> Vec<String> {
     let stop = &resolved.prompt.eos_token_ids;
     let one = |sample: &Sample| {
         let p = preparer.prepare_sample(sample).unwrap();

@@ -3,6 +3,7 @@
 
 pub mod bad;
 pub mod eval;
+pub mod judge;
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +30,12 @@ pub struct Goldens {
 
 impl Goldens {
     pub fn of(name: &str) -> Self {
-        Self { bytes: std::fs::read(fixture(name).join("goldens.safetensors")).unwrap() }
+        Self::read(&fixture(name).join("goldens.safetensors"))
+    }
+
+    /// Tensors of any file, such as a judge's output.
+    pub fn read(path: &Path) -> Self {
+        Self { bytes: std::fs::read(path).unwrap() }
     }
 
     fn get(&self, key: &str) -> Option<(safetensors::Dtype, Vec<usize>, Vec<u8>)> {

@@ -160,7 +160,8 @@ fn static_scales_need_calibration_data() {
 fn a_broken_checkpoint_is_the_users_to_mend() {
     let dir = tempfile::tempdir().unwrap();
     let model = dir.path().display().to_string();
-    let ran = run_in(dir.path(), &[&model, "--format", "onnx", "--recipe", "float", "-o", "out", "-q"]).expect(2);
+    let ran =
+        run_in(dir.path(), &[&model, "--format", "onnx", "--recipe", "float", "-o", "out", "-q"]).expect(2);
     assert!(ran.err.starts_with("error: ") && ran.err.contains("config.json"), "{}", ran.err);
     assert!(names(dir.path()).is_empty());
 }
@@ -189,7 +190,8 @@ fn a_float_export_reports_and_does_not_overwrite() {
 fn inspect_shows_an_artifact_and_what_changed_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let (model, samples) = (model(), samples());
-    let export = [&model, "--format", "onnx", "--calibration", &samples, "--calibration-samples", "2", "-o", "out"];
+    let export =
+        [&model, "--format", "onnx", "--calibration", &samples, "--calibration-samples", "2", "-o", "out"];
     run_in(dir.path(), &export).expect(0);
     let ran = run_in(dir.path(), &["inspect", "out"]).expect(0);
     for part in ["w8a8", "all as written", "model.onnx", "decoder.layers.0.mlp.down", "2 samples"] {

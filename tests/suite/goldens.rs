@@ -28,7 +28,11 @@ impl GoldenPrompt {
         let positions = goldens.ints(&key("position_ids"));
         Self {
             ids: goldens.ints(&key("input_ids")).into_data(),
-            pixels: if images { goldens.floats(&key("pixel_values")) } else { Tensor::full(vec![0, 1176], 0.0) },
+            pixels: if images {
+                goldens.floats(&key("pixel_values"))
+            } else {
+                Tensor::full(vec![0, 1176], 0.0)
+            },
             grids: grid.chunks(3).map(|g| [g[0] as usize, g[1] as usize, g[2] as usize]).collect(),
             positions: (0..3).map(|a| positions.row(a).to_vec()).collect(),
         }
@@ -86,7 +90,12 @@ fn compare_stages<T: Real>() {
             let mut keep = Keep { names: vec![last_block.clone().leak()], found: BTreeMap::new() };
             let inputs = vision_inputs(&prompt.pixels, &prompt.grids).unwrap();
             let out = exec.run(Part::Vision, inputs, &mut keep).unwrap();
-            check("vision output", s, keep.found.values().next().unwrap(), &goldens.floats(&key("vision_hidden")));
+            check(
+                "vision output",
+                s,
+                keep.found.values().next().unwrap(),
+                &goldens.floats(&key("vision_hidden")),
+            );
             features = out["image_features"].as_float().unwrap().clone();
             check("image features", s, &features, &goldens.floats(&key("image_features")));
         }

@@ -4,5 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cli;
 mod goldens;
+mod onnx;
 mod trained;

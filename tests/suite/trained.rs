@@ -67,7 +67,12 @@ mod w8a8 {
     }
 
     /// Root mean square difference of the logits to the float model's, over text rows, relative to the float logits.
-    fn text_row_error(exec: &Executor<'_, f32>, float: &Executor<'_, f32>, resolved: &Resolved, n: usize) -> f64 {
+    fn text_row_error(
+        exec: &Executor<'_, f32>,
+        float: &Executor<'_, f32>,
+        resolved: &Resolved,
+        n: usize,
+    ) -> f64 {
         let (checkpoint, _) = open(TINY);
         let preparer = preparer(&checkpoint, resolved).unwrap();
         let (mut diff, mut norm) = (0.0, 0.0);

@@ -103,7 +103,8 @@ impl ArtifactSeen {
     pub fn lines(&self) -> Vec<String> {
         let m = &self.manifest;
         let samples = m.calibration.as_ref().map_or(0, |c| c.samples.len());
-        let modality = if m.onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
+        let modality =
+            if m.onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
         let mut lines = vec![
             property("artifact", self.path.display().to_string()),
             property("made by", format!("{} {}", m.tool.name, m.tool.version)),
@@ -123,7 +124,10 @@ impl ArtifactSeen {
     fn component_lines(&self) -> Vec<String> {
         let line = |c: &ComponentSeen| {
             let int8 = plural(c.int8_linears, "linear");
-            property(c.name, format!("{int8} in int8, {} with a scale per modality", count(c.two_scales as u64)))
+            property(
+                c.name,
+                format!("{int8} in int8, {} with a scale per modality", count(c.two_scales as u64)),
+            )
         };
         self.components.iter().map(line).collect()
     }
@@ -134,7 +138,9 @@ impl ArtifactSeen {
             lines.extend([String::new(), g.name.clone()]);
             match (&g.graph, &g.error) {
                 (Some(graph), _) => lines.extend(graph.lines().into_iter().map(|l| format!("  {l}"))),
-                (None, error) => lines.push(format!("  cannot be read: {}", error.as_deref().unwrap_or_default())),
+                (None, error) => {
+                    lines.push(format!("  cannot be read: {}", error.as_deref().unwrap_or_default()))
+                }
             }
         }
         lines

@@ -75,7 +75,8 @@ pub fn inspect(path: &Path, family_file: Option<&Path>) -> Result<CheckpointSeen
     let (checkpoint, resolved) = describe(path, family_file)?;
     let files: BTreeSet<&Path> = checkpoint.tensors().map(|t| t.file()).collect();
     let name = |f: &&Path| f.file_name().map(|n| n.to_string_lossy().into_owned());
-    let ignored = resolved.ignored.iter().map(|i| IgnoredSeen { tensor: i.tensor.clone(), reason: i.reason.clone() });
+    let ignored =
+        resolved.ignored.iter().map(|i| IgnoredSeen { tensor: i.tensor.clone(), reason: i.reason.clone() });
     Ok(CheckpointSeen {
         schema_version: SCHEMA_VERSION,
         kind: "checkpoint",
@@ -153,7 +154,10 @@ impl CheckpointSeen {
             property("checkpoint", self.path.display().to_string()),
             property("family", format!("{} ({})", self.family, self.title)),
             property("parameters", count(self.parameters)),
-            property("weights", format!("{} in {}", bytes(self.bytes), plural(self.weight_files.len(), "file"))),
+            property(
+                "weights",
+                format!("{} in {}", bytes(self.bytes), plural(self.weight_files.len(), "file")),
+            ),
             property("vision", format!("{}, width {}", plural(m.vision_blocks, "block"), m.vision_width)),
             property(
                 "decoder",
@@ -172,11 +176,15 @@ impl CheckpointSeen {
         lines.extend(self.component_lines());
         if !self.ignored.is_empty() {
             lines.extend([String::new(), format!("not used: {}", plural(self.ignored.len(), "tensor"))]);
-            let rows: Vec<_> = self.ignored.iter().map(|i| vec![i.tensor.clone(), i.reason.clone()]).collect();
+            let rows: Vec<_> =
+                self.ignored.iter().map(|i| vec![i.tensor.clone(), i.reason.clone()]).collect();
             lines.extend(table(&rows, &[]));
         }
         if !self.unread_files.is_empty() {
-            lines.extend([String::new(), format!("weight files that are not read: {}", self.unread_files.join(", "))]);
+            lines.extend([
+                String::new(),
+                format!("weight files that are not read: {}", self.unread_files.join(", ")),
+            ]);
         }
         lines
     }

@@ -41,7 +41,8 @@ enum Kind {
 }
 
 fn kind(path: &Path) -> Result<Kind, CliError> {
-    let metadata = std::fs::metadata(path).map_err(|source| CliError::Read { path: path.to_path_buf(), source })?;
+    let metadata =
+        std::fs::metadata(path).map_err(|source| CliError::Read { path: path.to_path_buf(), source })?;
     let unknown = |found, hint| Err(CliError::NotInspectable { path: path.to_path_buf(), found, hint });
     if metadata.is_dir() {
         let artifact = path.join(MANIFEST_FILE).is_file();
@@ -49,7 +50,9 @@ fn kind(path: &Path) -> Result<Kind, CliError> {
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => Ok(Kind::Onnx),
-        Some("safetensors") => unknown("a weight file", "\nhint: pass the folder that holds it and config.json"),
+        Some("safetensors") => {
+            unknown("a weight file", "\nhint: pass the folder that holds it and config.json")
+        }
         Some("data") => unknown("the weights of an ONNX file", "\nhint: pass the .onnx file beside it"),
         _ => unknown("neither a folder nor an .onnx file", ""),
     }

@@ -126,9 +126,8 @@ pub(super) fn causal_attention<T: Real>(
     let done = jobs.into_par_iter().map(|(b, h)| {
         let cache = (b * op.kv_heads + h * op.kv_heads / op.heads) * total * dim;
         let of = |data| Head { data, rows: total, stride: dim, dim };
-        let head: Vec<T> = (b * seq..(b + 1) * seq)
-            .flat_map(|r| q.row(r)[h * dim..(h + 1) * dim].iter().copied())
-            .collect();
+        let head: Vec<T> =
+            (b * seq..(b + 1) * seq).flat_map(|r| q.row(r)[h * dim..(h + 1) * dim].iter().copied()).collect();
         let q = Head { data: &head, rows: seq, stride: dim, dim };
         let (k, v) = (of(&keys[cache..cache + total * dim]), of(&values[cache..cache + total * dim]));
         let mask = &mask.data()[b * total..(b + 1) * total];

@@ -47,10 +47,11 @@ fn codes<T: Real>(x: &Tensor<T>, row_scales: &[T]) -> Vec<T> {
     out
 }
 
-/// Replaces a row by its int8 codes at scale `s`: nearest with ties to even, saturated to `[-127, 127]`.
+/// Replaces a row by its int8 codes at scale `s`: nearest with ties to even, saturated to `[-128, 127]` as ONNX `QuantizeLinear` does.
+/// Calibrated scales put the largest calibration value on 127; the code -128 is reached only by larger ones.
 pub fn quantize_row<T: Real>(row: &mut [T], s: T) {
-    let limit = T::from_f32(127.0);
+    let (low, high) = (T::from_f32(-128.0), T::from_f32(127.0));
     for x in row {
-        *x = Real::max(Real::min((*x / s).round_ties_even(), limit), -limit);
+        *x = Real::max(Real::min((*x / s).round_ties_even(), high), low);
     }
 }

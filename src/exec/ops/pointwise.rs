@@ -60,11 +60,7 @@ fn zip<T: Real>(ctx: &OpContext<'_, T>, operands: &[&Value<T>], f: impl Fn(T, T)
     ctx.result(a.shape().to_vec(), data)
 }
 
-pub(super) fn activate<T: Real>(
-    op: &Activate,
-    ctx: &OpContext<'_, T>,
-    operands: &[&Value<T>],
-) -> Results<T> {
+pub(super) fn activate<T: Real>(op: &Activate, ctx: &OpContext<'_, T>, operands: &[&Value<T>]) -> Results<T> {
     let x = ctx.float(operands, 0)?;
     let f: fn(T) -> T = match op.kind {
         Activation::QuickGelu => |x| x * sigmoid(T::from_f64(1.702) * x),

@@ -21,7 +21,13 @@ pub(super) fn grid_positions<T: Real>(
     let mut segment = 0;
     for image in grid.data().chunks_exact(3) {
         let (t, h, w) = (image[0], image[1], image[2]);
-        if t < 1 || h < 1 || w < 1 || h % m != 0 || w % m != 0 || t.saturating_mul(h).saturating_mul(w) > patches as i64 {
+        if t < 1
+            || h < 1
+            || w < 1
+            || h % m != 0
+            || w % m != 0
+            || t.saturating_mul(h).saturating_mul(w) > patches as i64
+        {
             let reason = format!("grid {t} x {h} x {w} with blocks of {m} does not fit {patches} patch rows");
             return Err(ExecError::sizes(ctx.node, reason));
         }

@@ -113,7 +113,8 @@ impl<'a> Emitter<'a> {
     /// # Errors
     /// [`OnnxError::NotValid`] when the node has fewer operands.
     pub fn operand(&self, i: usize) -> Result<&'a ValueInfo, OnnxError> {
-        let id = self.node.and_then(|n| n.inputs.get(i)).ok_or_else(|| self.not_valid("has too few operands"))?;
+        let id =
+            self.node.and_then(|n| n.inputs.get(i)).ok_or_else(|| self.not_valid("has too few operands"))?;
         Ok(self.graph.value(*id))
     }
 
@@ -169,8 +170,11 @@ impl<'a> Emitter<'a> {
     /// [`OnnxError::NotValid`] when the IR node has no such result.
     pub fn result(&mut self, call: Call, i: usize) -> Result<(), OnnxError> {
         let output = self.output(i)?;
-        let name =
-            if i == 0 { self.node().to_string() } else { self.fresh(&format!("{}/{}", self.scope, call.op())) };
+        let name = if i == 0 {
+            self.node().to_string()
+        } else {
+            self.fresh(&format!("{}/{}", self.scope, call.op()))
+        };
         self.nodes.push(call.named(name, vec![output]));
         Ok(())
     }
@@ -233,7 +237,12 @@ impl<'a> Emitter<'a> {
     ///
     /// # Errors
     /// [`OnnxError::Io`] when the data file cannot be written.
-    pub fn tensor<T: Element>(&mut self, name: &str, dims: Vec<i64>, values: &[T]) -> Result<String, OnnxError> {
+    pub fn tensor<T: Element>(
+        &mut self,
+        name: &str,
+        dims: Vec<i64>,
+        values: &[T],
+    ) -> Result<String, OnnxError> {
         if std::mem::size_of_val(values) <= INLINE_BYTES {
             let name = self.fresh(name);
             self.inline(name.clone(), T::TYPE as i32, dims, bytes::to_bytes(values));
@@ -284,8 +293,13 @@ impl<'a> Emitter<'a> {
             entry("length", place.length.to_string()),
         ];
         let data_type = Some(data_type);
-        let mut tensor =
-            TensorProto { name: Some(name.clone()), data_type, dims, external_data, ..TensorProto::default() };
+        let mut tensor = TensorProto {
+            name: Some(name.clone()),
+            data_type,
+            dims,
+            external_data,
+            ..TensorProto::default()
+        };
         tensor.set_data_location(DataLocation::External);
         self.initializers.push(tensor);
         name

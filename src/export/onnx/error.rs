@@ -67,4 +67,20 @@ pub enum OnnxError {
         /// Cause.
         source: serde_json::Error,
     },
+    /// A file to be inspected could not be read.
+    #[error("{} could not be read", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// A file to be inspected is not what it should be.
+    #[error("{}: {reason}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and found.
+        reason: String,
+    },
 }

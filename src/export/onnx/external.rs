@@ -51,7 +51,9 @@ impl DataWriter {
         let io = |source| OnnxError::Io { path: self.path.clone(), source };
         let file = match &mut self.file {
             Some(f) => f,
-            None => self.file.insert(BufWriter::with_capacity(1 << 20, File::create(&self.path).map_err(io)?)),
+            None => {
+                self.file.insert(BufWriter::with_capacity(1 << 20, File::create(&self.path).map_err(io)?))
+            }
         };
         file.write_all(bytes).map_err(io)?;
         self.position += bytes.len() as u64;

@@ -66,7 +66,10 @@ pub fn model_proto(
         producer_version: Some(env!("CARGO_PKG_VERSION").to_string()),
         doc_string: Some(format!("{} graph of a multimodal language model", graph.part.name())),
         graph: Some(body),
-        metadata_props: vec![entry("mquant.graph", graph.part.name()), entry("mquant.ops", options.ops.name())],
+        metadata_props: vec![
+            entry("mquant.graph", graph.part.name()),
+            entry("mquant.ops", options.ops.name()),
+        ],
         ..ModelProto::default()
     }
 }
@@ -82,8 +85,10 @@ fn value_info(info: &ValueInfo, in_place: bool) -> ValueInfoProto {
         DType::Float => DataType::Float,
         DType::Int => DataType::Int64,
     };
-    let tensor =
-        type_proto::Tensor { elem_type: Some(elem as i32), shape: Some(TensorShapeProto { dim: dim.collect() }) };
+    let tensor = type_proto::Tensor {
+        elem_type: Some(elem as i32),
+        shape: Some(TensorShapeProto { dim: dim.collect() }),
+    };
     let value = Some(type_proto::Value::TensorType(tensor));
     let r#type = Some(TypeProto { value, ..TypeProto::default() });
     ValueInfoProto { name: Some(info.name.clone()), r#type, ..ValueInfoProto::default() }
@@ -96,7 +101,11 @@ fn value_info(info: &ValueInfo, in_place: bool) -> ValueInfoProto {
 pub fn write(path: &Path, message: &ModelProto) -> Result<(), OnnxError> {
     let bytes = message.encode_to_vec();
     if bytes.len() > MESSAGE_LIMIT {
-        return Err(OnnxError::TooLarge { path: path.to_path_buf(), bytes: bytes.len(), limit: MESSAGE_LIMIT });
+        return Err(OnnxError::TooLarge {
+            path: path.to_path_buf(),
+            bytes: bytes.len(),
+            limit: MESSAGE_LIMIT,
+        });
     }
     write_bytes(path, &bytes)
 }

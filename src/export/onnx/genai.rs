@@ -63,7 +63,8 @@ pub struct GenaiInput {
 /// # Errors
 /// [`OnnxError`] naming the file that could not be written.
 pub fn write(input: &GenaiInput, dir: &Path) -> Result<Vec<PathBuf>, OnnxError> {
-    let files = [("genai_config.json", genai_config(input)), ("processor_config.json", processor_config(input))];
+    let files =
+        [("genai_config.json", genai_config(input)), ("processor_config.json", processor_config(input))];
     let mut written = Vec::with_capacity(files.len());
     for (name, value) in files {
         let path = dir.join(name);

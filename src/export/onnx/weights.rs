@@ -79,7 +79,9 @@ impl<'a> Emitter<'a> {
 
     fn load_int8(&self, decl: &WeightDecl) -> Result<Int8Weight, OnnxError> {
         match self.load(decl)? {
-            WeightData::Int8(w) if w.codes.shape() == decl.shape && Some(&w.scales.len()) == decl.shape.first() => {
+            WeightData::Int8(w)
+                if w.codes.shape() == decl.shape && Some(&w.scales.len()) == decl.shape.first() =>
+            {
                 Ok(w)
             }
             WeightData::Int8(_) => Err(self.not_valid("reads a weight whose numbers have another shape")),

@@ -47,7 +47,8 @@ impl OpSpec for CausalAttention {
         let c = Check { op: "CausalAttention" };
         let [q, k, v, mask, past_k, past_v] = c.operands(inputs)?;
         if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
-            return c.fail(format!("{} query heads do not group over {} key heads", self.heads, self.kv_heads));
+            return c
+                .fail(format!("{} query heads do not group over {} key heads", self.heads, self.kv_heads));
         }
         for (x, heads) in [(q, self.heads), (k, self.kv_heads), (v, self.kv_heads)] {
             c.no_basis(c.float(x)?)?;

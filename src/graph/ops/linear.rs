@@ -5,7 +5,7 @@ use crate::graph::types::{Basis, DType, Dim, ValueInfo};
 use crate::graph::weights::{WeightDecl, WeightFormat, WeightId};
 
 /// Static activation scales of one linear's input, one per modality (MSQ, arXiv 2502.00425 section 4.1).
-/// A row `x` of modality `m` is rounded to `clamp(round(x / s_m), -127, 127)`.
+/// A row `x` of modality `m` is rounded to `clamp(round(x / s_m), -128, 127)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ActScales {
     /// Scale of visual rows.
@@ -90,7 +90,10 @@ impl Linear {
                 if ok(a.visual) && ok(a.text) {
                     return Ok(());
                 }
-                c.fail(format!("activation scales must be positive and finite, found {} and {}", a.visual, a.text))
+                c.fail(format!(
+                    "activation scales must be positive and finite, found {} and {}",
+                    a.visual, a.text
+                ))
             }
             (Some(_), WeightFormat::Float) => {
                 c.fail(format!("has activation scales but weight {} is float", w.name))

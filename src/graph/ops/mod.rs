@@ -181,7 +181,11 @@ impl Check {
     }
 
     fn float<'a>(&self, v: &'a ValueInfo) -> Result<&'a ValueInfo, OpError> {
-        if v.dtype == DType::Float { Ok(v) } else { self.fail(format!("expected a float operand, found {v}")) }
+        if v.dtype == DType::Float {
+            Ok(v)
+        } else {
+            self.fail(format!("expected a float operand, found {v}"))
+        }
     }
 
     fn int(&self, v: &ValueInfo, rank: usize) -> Result<(), OpError> {
@@ -220,12 +224,7 @@ impl Check {
         if a.shape == b.shape { Ok(()) } else { self.fail(format!("operands differ in shape: {a} and {b}")) }
     }
 
-    fn weight(
-        &self,
-        weights: &[WeightDecl],
-        id: WeightId,
-        shape: &[usize],
-    ) -> Result<(), OpError> {
+    fn weight(&self, weights: &[WeightDecl], id: WeightId, shape: &[usize]) -> Result<(), OpError> {
         match weights.get(id.0) {
             Some(w) if w.shape == shape => Ok(()),
             Some(w) => self.fail(format!("weight {} has shape {:?}, expected {shape:?}", w.name, w.shape)),

@@ -48,10 +48,7 @@ impl OpSpec for GridPositions {
             return c.fail("merge block side must be positive, found 0".into());
         }
         let patches = Dim::Sym(Sym::Patches);
-        Ok(vec![
-            OutType::int(vec![Dim::Fixed(2), Dim::Fixed(1), patches]),
-            OutType::int(vec![patches]),
-        ])
+        Ok(vec![OutType::int(vec![Dim::Fixed(2), Dim::Fixed(1), patches]), OutType::int(vec![patches])])
     }
 }
 

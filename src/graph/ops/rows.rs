@@ -101,7 +101,8 @@ impl OpSpec for Split {
             return c.fail(format!("pieces {:?} with {} bases", self.sizes, self.bases.len()));
         }
         c.no_basis(x)?;
-        let piece = |(&n, &basis): (&usize, &Option<Basis>)| OutType { basis, ..OutType::float(x.with_channels(n)) };
+        let piece =
+            |(&n, &basis): (&usize, &Option<Basis>)| OutType { basis, ..OutType::float(x.with_channels(n)) };
         Ok(self.sizes.iter().zip(&self.bases).map(piece).collect())
     }
 }
@@ -121,7 +122,11 @@ impl OpSpec for MergeRows {
         let [x] = c.operands(inputs)?;
         let n = c.channels(c.float(x)?)?;
         if x.shape != [Dim::Fixed(1), Dim::Sym(Sym::Patches), Dim::Fixed(n)] || self.factor == 0 {
-            return c.fail(format!("merges {} of [1, {}, channels] rows, found {x}", self.factor, Sym::Patches.name()));
+            return c.fail(format!(
+                "merges {} of [1, {}, channels] rows, found {x}",
+                self.factor,
+                Sym::Patches.name()
+            ));
         }
         let shape = vec![Dim::Fixed(1), Dim::Sym(Sym::ImageTokens), Dim::Fixed(n * self.factor)];
         let basis = x.basis.map(|b| Basis { copies: b.copies * self.factor, ..b });

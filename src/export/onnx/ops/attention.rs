@@ -49,7 +49,8 @@ fn segment_mask(op: &SegmentAttention, e: &mut Emitter<'_>) -> Result<(), OnnxEr
     let mut heads = |x: &str| split_heads(e, x, op.heads, op.head_dim, [0, 2, 1, 3]);
     let (q, v) = (heads(&q), heads(&v));
     let k = split_heads(e, &k, op.heads, op.head_dim, [0, 2, 3, 1]);
-    let weights = softmax_scores(e, (&q, &k), op.head_dim, |e, s| e.one(Call::new("Add", &[&s, &bias.concat()])));
+    let weights =
+        softmax_scores(e, (&q, &k), op.head_dim, |e, s| e.one(Call::new("Add", &[&s, &bias.concat()])));
     let mixed = e.one(Call::new("MatMul", &[&weights, &v]));
     join_heads(e, &mixed, op.heads * op.head_dim)
 }
@@ -183,9 +184,8 @@ struct Lengths {
 
 fn lengths(e: &mut Emitter<'_>, mask: &str, q: &str) -> Result<Lengths, OnnxError> {
     let found = e.shared(format!("{mask}/lengths"), |e| {
-        let mut extent = |x: &str, axis: i64| {
-            e.one(Call::new("Shape", &[x]).int("start", axis).int("end", axis + 1))
-        };
+        let mut extent =
+            |x: &str, axis: i64| e.one(Call::new("Shape", &[x]).int("start", axis).int("end", axis + 1));
         Ok(vec![extent(mask, 0), extent(mask, 1), extent(q, 1)])
     })?;
     match <[String; 3]>::try_from(found) {

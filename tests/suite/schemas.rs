@@ -1,0 +1,59 @@
+//! What is generated and committed is what the code generates today: the JSON schemas of the file formats, and the protobuf messages of
+//! ONNX. With UPDATE_SCHEMAS=1 the files are written anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mquant_export::family::schema::FamilyFile;
+use mquant_export::pipeline::{ExportReport, Manifest};
+use mquant_export::quantize::recipe::Recipe;
+use schemars::{JsonSchema, schema_for};
+
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Asserts that a committed file is `text`, or makes it so when asked to.
+fn committed(path: &str, text: &str) {
+    let file = in_repository(path);
+    if std::env::var_os("UPDATE_SCHEMAS").is_some_and(|v| v == "1") {
+        fs::write(&file, text).unwrap();
+        return;
+    }
+    let found = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{path}: {e}; {UPDATE}"));
+    if found != text {
+        let line = found.lines().zip(text.lines()).take_while(|(a, b)| a == b).count();
+        let at = |text: &str| text.lines().nth(line).unwrap_or("(end)").to_string();
+        panic!("{path} line {}: committed {:?}, generated {:?}; {UPDATE}", line + 1, at(&found), at(text));
+    }
+}
+
+const UPDATE: &str = "run the test with UPDATE_SCHEMAS=1 and review the change: it is one of a public format";
+
+fn schema<T: JsonSchema>(name: &str) {
+    let text = serde_json::to_string_pretty(&schema_for!(T)).unwrap() + "\n";
+    committed(&format!("schemas/{name}.schema.json"), &text);
+}
+
+#[test]
+fn json_schemas_are_those_of_the_types() {
+    schema::<FamilyFile>("family");
+    schema::<Recipe>("recipe");
+    schema::<Manifest>("manifest");
+    schema::<ExportReport>("report");
+}
+
+#[test]
+fn onnx_messages_are_generated_from_the_schema() {
+    let path = "src/export/onnx/proto.rs";
+    let committed_text = fs::read_to_string(in_repository(path)).unwrap();
+    let (header, _) = committed_text.split_once("// This file is @generated").unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let messages = protox::compile(["onnx.proto"], [in_repository("schemas")]).unwrap();
+    let mut config = prost_build::Config::new();
+    config.disable_comments(["."]).out_dir(dir.path());
+    config.compile_fds(messages).unwrap();
+    let generated = fs::read_to_string(dir.path().join("onnx.rs")).unwrap();
+    committed(path, &format!("{header}{generated}"));
+}
