@@ -212,8 +212,8 @@ struct TokenIds<'a> {
 impl TokenIds<'_> {
     fn all(&self, key: &str) -> Vec<i64> {
         let nested = self.config.get("text_config").unwrap_or(&Json::Null);
-        let found = [self.generation, self.config, nested].into_iter().filter_map(|j| j.get(key));
-        match found.filter(|v| !v.is_null()).next() {
+        let mut found = [self.generation, self.config, nested].into_iter().filter_map(|j| j.get(key));
+        match found.find(|v| !v.is_null()) {
             Some(Json::Array(list)) => list.iter().filter_map(Json::as_i64).collect(),
             Some(one) => one.as_i64().into_iter().collect(),
             None => vec![],

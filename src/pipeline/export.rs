@@ -14,8 +14,7 @@ use super::progress::{Progress, Stage, Warning};
 use super::report::{ExportReport, REPORT_VERSION};
 use super::request::ExportRequest;
 use crate::checkpoint::Checkpoint;
-use crate::export::onnx::genai::GenaiInput;
-use crate::export::onnx::{self};
+use crate::export::onnx::{self, genai::GenaiInput};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
 use crate::quantize::{self, Quantized, QuantizedWeights, Ranges};
@@ -173,9 +172,11 @@ impl Run<'_> {
             None => self.warn(Warning::NoGenai { family: plan.resolved.family.clone() }),
         }
         for path in side_files(&plan.checkpoint) {
-            let io = |source| PipelineError::Io { path: path.clone(), source };
-            let name = path.file_name().unwrap_or_default();
-            std::fs::copy(&path, dir.join(name)).map_err(io)?;
+            // Read and written apart, so that an error names the file it belongs to.
+            let bytes =
+                std::fs::read(&path).map_err(|source| PipelineError::Io { path: path.clone(), source })?;
+            let target = dir.join(path.file_name().unwrap_or_default());
+            std::fs::write(&target, bytes).map_err(|source| PipelineError::Io { path: target, source })?;
         }
         self.progress.end();
         Ok(())
@@ -189,32 +190,9 @@ impl Run<'_> {
         prepared: Option<Prepared>,
         output: Output,
     ) -> Result<ExportReport, PipelineError> {
-        let inputs = plan.checkpoint.input_files();
-        self.progress.begin(Stage::Finish, 3);
-        let source = Source { revision: revision(&self.request.model), files: hash_files(&inputs)? };
+        self.progress.begin(Stage::Finish, 2);
+        let mut manifest = self.manifest(&plan, &quantized, prepared.as_ref())?;
         self.progress.at(1, "source hashes");
-        let source_bytes = source.files.iter().map(|f| f.bytes).sum();
-        let calibration = match (&self.request.calibration, &prepared) {
-            (Some(data), Some(prepared)) => {
-                Some(Calibration { file: hash_file(&data.path)?, samples: prepared.items.clone() })
-            }
-            _ => None,
-        };
-        let mut manifest = Manifest {
-            schema_version: MANIFEST_VERSION,
-            tool: Tool::this(),
-            family: plan.resolved.family.clone(),
-            format: "onnx".into(),
-            onnx: OnnxForm {
-                ops: self.request.onnx.ops.name().into(),
-                modality_channel: carries_modality(&quantized),
-            },
-            recipe: self.request.recipe.clone(),
-            source,
-            calibration,
-            linears: linear_scales(&quantized),
-            files: vec![],
-        };
         write(output.path(), "README.md", &model_card(&plan.resolved, &manifest))?;
         manifest.files = hash_folder(output.path())?;
         self.progress.at(2, "artifact hashes");
@@ -225,25 +203,52 @@ impl Run<'_> {
         let artifact_bytes = manifest.files.iter().map(|f| f.bytes).sum::<u64>() + text.len() as u64;
         let artifact = output.finish(self.request.force)?;
         self.progress.end();
+        let ignored = plan.resolved.ignored.iter().map(|i| (i.tensor.clone(), i.reason.clone()));
         Ok(ExportReport {
             schema_version: REPORT_VERSION,
             artifact,
             parameters: plan.parameters(),
             tensors_used: plan.resolved.tensors_used(),
-            tensors_ignored: plan
-                .resolved
-                .ignored
-                .iter()
-                .map(|i| (i.tensor.clone(), i.reason.clone()))
-                .collect(),
+            tensors_ignored: ignored.collect(),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears.len(),
             calibration_samples: prepared.map_or(0, |p| p.samples.len()),
-            source_bytes,
+            source_bytes: manifest.source.files.iter().map(|f| f.bytes).sum(),
             artifact_bytes,
             warnings: std::mem::take(&mut self.warnings),
             family: plan.resolved.family,
             recipe: self.request.recipe.name.clone(),
+        })
+    }
+
+    /// The manifest, still without the files of the artifact.
+    fn manifest(
+        &self,
+        plan: &Plan,
+        quantized: &Quantized,
+        prepared: Option<&Prepared>,
+    ) -> Result<Manifest, PipelineError> {
+        let files = hash_files(&plan.checkpoint.input_files())?;
+        let calibration = match (&self.request.calibration, prepared) {
+            (Some(data), Some(prepared)) => {
+                Some(Calibration { file: hash_file(&data.path)?, samples: prepared.items.clone() })
+            }
+            _ => None,
+        };
+        Ok(Manifest {
+            schema_version: MANIFEST_VERSION,
+            tool: Tool::this(),
+            family: plan.resolved.family.clone(),
+            format: "onnx".into(),
+            onnx: OnnxForm {
+                ops: self.request.onnx.ops.name().into(),
+                modality_channel: carries_modality(quantized),
+            },
+            recipe: self.request.recipe.clone(),
+            source: Source { revision: revision(&self.request.model), files },
+            calibration,
+            linears: linear_scales(quantized),
+            files: vec![],
         })
     }
 }

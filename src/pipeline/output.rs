@@ -12,6 +12,34 @@ use super::manifest::MANIFEST_FILE;
 pub(super) struct Output {
     target: PathBuf,
     partial: TempDir,
+    /// Parents that did not exist before; removed again when the export fails.
+    made: MadeFolders,
+}
+
+/// Folders made on the way to the target, outermost first. Dropping removes those that are empty.
+#[derive(Debug, Default)]
+struct MadeFolders(Vec<PathBuf>);
+
+impl MadeFolders {
+    /// Makes `folder` and its missing parents.
+    fn make(folder: &Path) -> std::io::Result<Self> {
+        let missing = folder.ancestors().take_while(|a| !a.as_os_str().is_empty() && !a.exists());
+        let mut made: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
+        made.reverse();
+        // Held before anything is made, so that a failure half way is undone too.
+        let made = Self(made);
+        std::fs::create_dir_all(folder)?;
+        Ok(made)
+    }
+}
+
+impl Drop for MadeFolders {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // A folder that is no longer empty has become somebody's; it stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }
 
 impl Output {
@@ -24,13 +52,13 @@ impl Output {
         check_target(target, force)?;
         let name = target.file_name().ok_or_else(|| bad("is not a folder name".into()))?.to_string_lossy();
         let parent = parent_of(target);
-        std::fs::create_dir_all(&parent)
+        let made = MadeFolders::make(&parent)
             .map_err(|e| bad(format!("its parent {} cannot be made: {e}", parent.display())))?;
         let partial = tempfile::Builder::new().prefix(&format!(".{name}.partial-")).tempdir_in(&parent);
         let partial =
             partial.map_err(|e| bad(format!("nothing can be written in {}: {e}", parent.display())))?;
         share_permissions(partial.path());
-        Ok(Self { target: target.to_path_buf(), partial })
+        Ok(Self { target: target.to_path_buf(), partial, made })
     }
 
     /// Where to write.
@@ -42,7 +70,7 @@ impl Output {
     ///
     /// # Errors
     /// [`PipelineError::Output`] when the target appeared meanwhile or cannot be renamed.
-    pub(super) fn finish(self, force: bool) -> Result<PathBuf, PipelineError> {
+    pub(super) fn finish(mut self, force: bool) -> Result<PathBuf, PipelineError> {
         let bad = |reason: String| PipelineError::Output { path: self.target.clone(), reason };
         check_target(&self.target, force)?;
         let old = if self.target.exists() {
@@ -63,6 +91,7 @@ impl Output {
         }
         // The folder has a new name now; nothing is left to remove under the old one.
         let _ = self.partial.keep();
+        self.made.0.clear();
         Ok(self.target)
     }
 }

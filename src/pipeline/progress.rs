@@ -33,7 +33,7 @@ impl Stage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     /// Weight files in the folder that were not read.
-    #[error("weight file {file} was not read: model.safetensors takes precedence (remove one of the two)")]
+    #[error("weight file {file} is in the folder but not among those the model names; it was not read")]
     UnreadWeights {
         /// File name.
         file: String,

@@ -27,8 +27,11 @@ pub enum QuantizeError {
         /// A linear of this model.
         example: String,
     },
-    /// A quantized linear has no activation range.
-    #[error("internal: linear {linear} was planned but not calibrated")]
+    /// No calibration sample reached a linear that is to be quantized.
+    #[error(
+        "no calibration sample reached the linear {linear}, so it has no activation scale\n\
+         hint: the vision tower and the projector need samples with images; add some, or leave these components float in the recipe"
+    )]
     NotCalibrated {
         /// Role of the linear.
         linear: String,
@@ -61,6 +64,7 @@ impl QuantizeError {
         match self {
             QuantizeError::Recipe { .. }
             | QuantizeError::Unmatched { .. }
+            | QuantizeError::NotCalibrated { .. }
             | QuantizeError::NotFinite { .. } => true,
             // Reading weights fails for the user's files; sizes of a validated model do not.
             QuantizeError::Exec(e) => matches!(e, ExecError::Weight { .. }),

@@ -1,10 +1,17 @@
 //! Integration tests: the whole pipeline against golden outputs and real runtimes. One binary, so that the crate is linked once.
 //! Judges in Python run in the virtual environment that `./test.sh` makes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
 mod cli;
+mod determinism;
 mod goldens;
+mod layouts;
 mod onnx;
+mod passes;
+mod refusals;
+mod schemas;
 mod trained;

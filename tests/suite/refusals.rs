@@ -165,10 +165,13 @@ fn every_broken_input_is_refused_by_name_and_leaves_nothing() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// A data set of one question that takes a line, with its answer.
-fn question(answer: &str) -> String {
-    let turn = |role: &str, text: &str| json!({"role": role, "content": [{"type": "text", "text": text}]});
-    json!({"messages": [turn("user", "What is this?"), turn("assistant", answer)]}).to_string() + "\n"
+/// A data set of one question with its answer, which may be about an image.
+fn question(image: Option<&str>, answer: &str) -> String {
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let mut content: Vec<Value> = image.map(|i| json!({"type": "image", "image": i})).into_iter().collect();
+    content.push(text("What is this?"));
+    let user = json!({"role": "user", "content": content});
+    json!({"messages": [user, {"role": "assistant", "content": [text(answer)]}]}).to_string() + "\n"
 }
 
 /// Runs a w8a8 export with a context of `limit` tokens on the data `data`, which is the file `long.jsonl`.
@@ -202,7 +205,7 @@ fn prompts_longer_than_the_context_are_refused_to_the_token() {
     assert!(place.left().is_empty(), "{:?}", place.left());
 
     // Prompt and answer count together: one token less than both is too few, as many are enough.
-    let data = question("It is a long story, told in the evening.");
+    let data = question(Some("images/ab.png"), "It is a long story, told in the evening.");
     let (ran, _) = with_context(20, &data);
     ran.refused(&["the prompt has", "and the answer"]);
     let (prompt, answer) =
@@ -214,6 +217,15 @@ fn prompts_longer_than_the_context_are_refused_to_the_token() {
     let (ran, place) = with_context(prompt + answer, &data);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
     assert_eq!(place.left(), ["out"]);
+}
+
+#[test]
+fn calibration_without_images_cannot_quantize_the_vision_tower() {
+    let place = Place::new();
+    let case = place.case(&json!({"data": "text.jsonl"}), &[("text.jsonl", &question(None, "A question."))]);
+    let ran = Ran::of(&mut export(&case.dir, "w8a8", case.data.as_deref(), &place.out()));
+    ran.refused(&["vision", "image", "hint: "]);
+    assert!(place.left().is_empty(), "{:?}", place.left());
 }
 
 #[test]

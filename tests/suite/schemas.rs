@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mquant_export::family::Library;
 use mquant_export::family::schema::FamilyFile;
 use mquant_export::pipeline::{ExportReport, Manifest};
 use mquant_export::quantize::recipe::Recipe;
@@ -41,6 +42,28 @@ fn json_schemas_are_those_of_the_types() {
     schema::<Recipe>("recipe");
     schema::<Manifest>("manifest");
     schema::<ExportReport>("report");
+}
+
+/// Names without extension of the YAML files in a folder.
+fn stems(folder: &str) -> Vec<String> {
+    let paths = fs::read_dir(in_repository(folder)).unwrap().map(|e| e.unwrap().path());
+    let yaml = paths.filter(|p| p.extension().is_some_and(|e| e == "yaml"));
+    let mut stems: Vec<String> = yaml.map(|p| p.file_stem().unwrap().to_str().unwrap().to_string()).collect();
+    stems.sort();
+    stems
+}
+
+#[test]
+fn every_recipe_and_family_file_is_built_in_under_its_name() {
+    for stem in stems("recipes") {
+        let file = in_repository("recipes").join(format!("{stem}.yaml"));
+        let from_file = Recipe::load(file.to_str().unwrap()).unwrap();
+        assert_eq!((&from_file.name, &from_file), (&stem, &Recipe::load(&stem).unwrap()));
+    }
+    let mut families: Vec<String> =
+        Library::built_in().unwrap().families().iter().map(|f| f.family.clone()).collect();
+    families.sort();
+    assert_eq!(families, stems("converters"));
 }
 
 #[test]

@@ -231,7 +231,7 @@ mod tests {
             image: ImagePlan {
                 resize: Resize::Smart { factor: 28, min_pixels: 3136, max_pixels: 12_845_056 },
                 mean: [0.48145466, 0.5, 1.0],
-                std: [0.26862954, 0.26130258, 1.0],
+                std: [0.26862955, 0.2613026, 1.0],
                 rescale: 1.0 / 255.0,
                 rows: PatchRows { patch: 14, merge: 2, temporal: 2, channels: 3 },
             },

@@ -46,7 +46,7 @@ impl OpSpec for CausalAttention {
     fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
         let c = Check { op: "CausalAttention" };
         let [q, k, v, mask, past_k, past_v] = c.operands(inputs)?;
-        if self.kv_heads == 0 || self.heads % self.kv_heads != 0 {
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             return c
                 .fail(format!("{} query heads do not group over {} key heads", self.heads, self.kv_heads));
         }

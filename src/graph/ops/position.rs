@@ -83,7 +83,7 @@ impl OpSpec for Rotary {
         for t in [cos, sin] {
             c.has_channels(c.float(t)?, self.head_dim / 2)?;
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return c.fail(format!("expected an even head size, found {}", self.head_dim));
         }
         Ok(vec![OutType::like(x)])

@@ -25,7 +25,7 @@ const FUSED_HEAD_MULTIPLE: usize = 8;
 
 /// Whether causal attention becomes GroupQueryAttention, which can write past and present into one buffer.
 pub fn fuses_causal_attention(ops: OpSet, head_dim: usize) -> bool {
-    ops == OpSet::Ort && head_dim % FUSED_HEAD_MULTIPLE == 0
+    ops == OpSet::Ort && head_dim.is_multiple_of(FUSED_HEAD_MULTIPLE)
 }
 
 pub(super) fn segment_attention(op: &SegmentAttention, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
