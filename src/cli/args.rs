@@ -26,7 +26,7 @@ Examples:
 
 /// Quantize a multimodal LLM checkpoint (MQuant: static int8 scales per modality) and write it as ONNX.
 #[derive(Debug, Parser)]
-#[command(name = NAME, version, about, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = NAME, version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     /// Another command than the export.
