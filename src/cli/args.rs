@@ -99,7 +99,7 @@ pub struct ExportArgs {
     pub family_file: Option<PathBuf>,
 
     /// Worker threads; the output does not depend on it [default: all cores].
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 
     /// Print what would be done and stop.
@@ -149,6 +149,16 @@ pub enum Ops {
     Ort,
     /// Only operators of the ONNX standard.
     Standard,
+}
+
+/// More threads than any machine has cores would only exhaust it.
+const MAX_THREADS: usize = 1024;
+
+fn threads(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        n if n <= MAX_THREADS => Ok(n),
+        _ => Err(format!("expected at most {MAX_THREADS}")),
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -207,9 +217,13 @@ mod tests {
 
     #[test]
     fn counts_start_at_one() {
-        for flag in
-            ["--threads 0", "--threads -1", "--threads many", "--calibration c --calibration-samples 0"]
-        {
+        for flag in [
+            "--threads 0",
+            "--threads 1000000",
+            "--threads -1",
+            "--threads many",
+            "--calibration c --calibration-samples 0",
+        ] {
             let e = parse(&format!("x model --format onnx {flag}")).unwrap_err();
             assert!(matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::UnknownArgument), "{e}");
         }

@@ -21,7 +21,7 @@ pub fn bytes(n: u64) -> String {
     // 999,996 bytes would round to `1000 kB`.
     match units.into_iter().find(|(unit, _)| n as f64 >= unit * 0.9995) {
         Some((unit, name)) => format!("{} {name}", three_digits(n as f64 / unit)),
-        None => format!("{n} bytes"),
+        None => plural(n as usize, "byte"),
     }
 }
 
@@ -83,10 +83,11 @@ mod tests {
 
     #[test]
     fn sizes_have_three_digits() {
-        let sizes = [0, 999, 1000, 9_994, 12_345, 999_400, 999_996, 4_418_050_848, 1_500_000_000_000];
+        let sizes = [0, 1, 999, 1000, 9_994, 12_345, 999_400, 999_996, 4_418_050_848, 1_500_000_000_000];
         let found: Vec<String> = sizes.into_iter().map(bytes).collect();
         let expected = [
             "0 bytes",
+            "1 byte",
             "999 bytes",
             "1.00 kB",
             "9.99 kB",

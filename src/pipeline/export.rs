@@ -75,6 +75,9 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
     for file in plan.checkpoint.unread_weights() {
         run.warn(Warning::UnreadWeights { file });
     }
+    if request.calibration.is_some() && !request.recipe.needs_calibration() {
+        run.warn(Warning::UnusedCalibration { recipe: request.recipe.name.clone() });
+    }
     run.progress.end();
     let weights = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let prepared = run.prepare(&plan)?;

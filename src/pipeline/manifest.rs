@@ -169,10 +169,14 @@ impl Manifest {
     /// Names of files that are absent or changed since the manifest was written.
     ///
     /// # Errors
-    /// [`PipelineError::Io`] when a file exists and cannot be read.
+    /// [`PipelineError::Output`] when a name leads out of the folder, [`PipelineError::Io`] when a file exists and cannot be read.
     pub fn changed_files(&self, artifact: &Path) -> Result<Vec<String>, PipelineError> {
         let mut changed = Vec::new();
         for file in &self.files {
+            if Path::new(&file.name).file_name().is_none_or(|n| n != file.name.as_str()) {
+                let reason = format!("{MANIFEST_FILE} lists {:?}, which is not a plain file name", file.name);
+                return Err(PipelineError::Output { path: artifact.to_path_buf(), reason });
+            }
             let path = artifact.join(&file.name);
             if !path.is_file() || hash_file(&path)? != *file {
                 changed.push(file.name.clone());
@@ -213,4 +217,32 @@ pub(super) fn hash_file(path: &Path) -> Result<FileHash, PipelineError> {
     }
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(FileHash { name, bytes, sha256: format!("{:x}", hasher.finalize()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_outside_the_artifact_are_not_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let recipe = Recipe::load("float").unwrap();
+        for name in ["../secret", "/etc/passwd", "a/b", "..", ""] {
+            let file = FileHash { name: name.into(), bytes: 0, sha256: String::new() };
+            let manifest = Manifest {
+                schema_version: MANIFEST_VERSION,
+                tool: Tool::this(),
+                family: String::new(),
+                format: "onnx".into(),
+                onnx: OnnxForm { ops: "ort".into(), modality_channel: false },
+                recipe: recipe.clone(),
+                source: Source { revision: None, files: vec![] },
+                calibration: None,
+                linears: vec![],
+                files: vec![file],
+            };
+            let e = manifest.changed_files(dir.path()).unwrap_err().to_string();
+            assert!(e.contains("not a plain file name"), "{e}");
+        }
+    }
 }

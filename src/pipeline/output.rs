@@ -106,7 +106,8 @@ fn parent_of(target: &Path) -> PathBuf {
 /// An existing target is replaced only on request, and only if it is ours or empty.
 fn check_target(target: &Path, force: bool) -> Result<(), PipelineError> {
     let bad = |reason: &str| Err(PipelineError::Output { path: target.to_path_buf(), reason: reason.into() });
-    if !target.exists() {
+    // A dangling link is something that exists, and would only be found in the way when all work is done.
+    if target.symlink_metadata().is_err() {
         return Ok(());
     }
     if !force {

@@ -38,6 +38,12 @@ pub enum Warning {
         /// File name.
         file: String,
     },
+    /// Calibration data was given to a recipe that needs none.
+    #[error("the recipe {recipe} has no static scales; the calibration data was not read")]
+    UnusedCalibration {
+        /// Recipe name.
+        recipe: String,
+    },
     /// A quantized linear's input was zero in all calibration rows of a modality.
     #[error(
         "{linear}: no {modality} row in the calibration data reached this linear; its scale is that of the other modality (add such samples)"

@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
-use mquant_export::exec::Executor;
+use mquant_export::exec::{DecoderState, Executor, Generation};
 use mquant_export::family::CheckpointWeights;
 use mquant_export::pipeline::{Manifest, preparer};
+use mquant_export::quantize::QuantizedWeights;
+use mquant_export::quantize::recipe::Recipe;
 use serde_json::Value as Json;
 
+use super::trained::w8a8::quantize;
 use crate::common::eval::{Score, TINY, answers, bundle, samples};
 use crate::common::judge::{export_fixture, judge};
 use crate::common::{Goldens, fixture, open, relative_error};
@@ -153,6 +156,56 @@ fn w8a8_ort_runs_as_integer_kernels_and_keeps_accuracy() {
 #[test]
 fn w8a8_standard_fuses_to_integer_kernels_and_keeps_accuracy() {
     w8a8_is_fused_and_exact("standard");
+}
+
+/// Root mean square of `a - b`.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let sum: f64 = a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+    (sum / a.len() as f64).sqrt()
+}
+
+#[test]
+fn w8a8_in_onnx_runtime_is_what_the_executor_simulates() {
+    const SAMPLES: usize = 16;
+    let dir = tempfile::tempdir().unwrap();
+    let (checkpoint, resolved) = open(TINY);
+    let preparer = preparer(&checkpoint, &resolved).unwrap();
+    let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
+    let float = Executor::<f32>::keeping(&resolved.model, &weights);
+    let quantized = quantize(&resolved, &weights, &Recipe::load("w8a8").unwrap());
+    let source = QuantizedWeights::new(&quantized.model, &weights);
+    let simulated = Executor::<f32>::keeping(&quantized.model, &source);
+    let samples = &samples("evaluation.tsv")[..SAMPLES];
+    let prompts = dir.path().join("prompts.safetensors");
+    bundle(&preparer, samples).write(&prompts);
+    for ops in ["ort", "standard"] {
+        let place = dir.path().join(ops);
+        std::fs::create_dir(&place).unwrap();
+        let flags = ["--recipe", "w8a8", "--calibration", &calibration(), "--ops", ops];
+        let artifact = export_fixture(&place, TINY, &flags);
+        let out = place.join("out.safetensors");
+        let args = [&text(&artifact), &text(&prompts), &text(&out), "--max-new", "1", "--logits"];
+        judge("onnx_generate.py", &args);
+        let found = Goldens::read(&out);
+        let (mut to_simulation, mut to_float) = (0.0, 0.0);
+        for (i, sample) in samples.iter().enumerate() {
+            let p = preparer.prepare_sample(sample).unwrap();
+            let prompt = Generation {
+                input_ids: &p.input_ids,
+                pixel_values: &p.pixel_values,
+                grids: &p.grids,
+                position_ids: &p.position_ids,
+            };
+            let logits = |exec| DecoderState::prefill(exec, &prompt).unwrap().logits;
+            let runtime = found.floats(&format!("s{i}.logits"));
+            to_simulation += distance(runtime.data(), logits(&simulated).data());
+            to_float += distance(runtime.data(), logits(&float).data());
+        }
+        let share = to_simulation / to_float;
+        println!("--ops {ops}: distance to the simulation is {:.1}% of the distance to float", 100.0 * share);
+        // Both round the same numbers at the same scales; a float that lies on a tie may fall to either side, and such codes add up.
+        assert!(share < 0.02, "{share}");
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn calibration_and_evaluation_samples_are_disjoint() {
     assert!(calibration.is_disjoint(&evaluation));
 }
 
-mod w8a8 {
+pub mod w8a8 {
     //! Fake-quantized W8A8 in the executor: what a runtime's integer kernels compute.
 
     use mquant_export::exec::{DecoderState, Generation};
@@ -53,7 +53,7 @@ mod w8a8 {
 
     use super::*;
 
-    fn quantize(resolved: &Resolved, weights: &dyn WeightSource, recipe: &Recipe) -> Quantized {
+    pub fn quantize(resolved: &Resolved, weights: &dyn WeightSource, recipe: &Recipe) -> Quantized {
         let (checkpoint, _) = open(TINY);
         let data = CalibrationData {
             path: fixture(TINY).join("calibration.tsv"),
