@@ -71,26 +71,19 @@ fn locate(e: &mut Emitter<'_>) -> Result<Located, OnnxError> {
     Ok(Located { local, frame_rows, width, first_frame })
 }
 
-/// Angles are a product with a matrix that has one frequency per column, in the row of its axis: exact, since all else is zero.
+/// Every frequency gathers the positions of its axis. A product with a matrix of one frequency per column would be as exact, but the
+/// optimiser of ONNX Runtime 1.32 crashes on Transpose, Cast, MatMul in a row, depending on what lies in memory (its MatmulTransposeFusion
+/// leaves a dangling node).
 pub(super) fn rotary_table(op: &RotaryTable, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
     let positions = e.input(0)?;
-    let axes = match e.operand(0)?.shape.first() {
-        Some(crate::graph::Dim::Fixed(n)) => *n,
-        _ => return Err(e.not_valid("has no fixed number of position axes")),
-    };
-    let n = op.inv_freq.len();
-    let mut matrix = vec![0f32; axes * n];
-    for (k, (&f, &axis)) in op.inv_freq.iter().zip(&op.axis).enumerate() {
-        match matrix.get_mut(axis * n + k) {
-            Some(slot) => *slot = f,
-            None => return Err(e.not_valid("follows a position axis that does not exist")),
-        }
-    }
-    let name = format!("{}/frequencies", e.node());
-    let matrix = e.tensor(&name, vec![axes as i64, n as i64], &matrix)?;
-    let rows = e.one(Call::new("Transpose", &[&positions]).ints("perm", &[1, 2, 0]));
+    let n = op.inv_freq.len() as i64;
+    let axes: Vec<i64> = op.axis.iter().map(|&a| a as i64).collect();
+    let axes = e.tensor(&format!("{}/axes", e.node()), vec![n], &axes)?;
+    let frequencies = e.tensor(&format!("{}/frequencies", e.node()), vec![n], &op.inv_freq)?;
+    let each = e.one(Call::new("Gather", &[&positions, &axes]).int("axis", 0));
+    let rows = e.one(Call::new("Transpose", &[&each]).ints("perm", &[1, 2, 0]));
     let rows = e.one(Call::new("Cast", &[&rows]).int("to", DataType::Float as i64));
-    let angles = e.one(Call::new("MatMul", &[&rows, &matrix]));
+    let angles = e.one(Call::new("Mul", &[&rows, &frequencies]));
     e.result(Call::new("Cos", &[&angles]), 0)?;
     e.result(Call::new("Sin", &[&angles]), 1)
 }
