@@ -8,6 +8,9 @@
 //! 161; at one row after 512, 0.18, 0.20 and 0.09. Without the explicit mask it derives visibility from the number of ones in `attention_mask`
 //! and is wrong for padding on the left or in the middle; a whole layer loses 4 % by the mask, so it is always given. The standard form groups query heads
 //! by key head instead of repeating keys, which would cost 7.8 instead of 0.27 ms per decoded token after 2048.
+//!
+//! GroupQueryAttention refuses one thing the IR allows: several new tokens after a cache for more than one prompt (`batch_size must be 1 when
+//! sequence_length > 1 and past context is given`). Batches prefill and decode; a second chunk of a batched prompt needs the standard form.
 
 use super::super::OpSet;
 use super::super::call::Call;
