@@ -167,19 +167,20 @@ impl Run<'_> {
             }
             progress.at((before + done) as u64, graph);
         })?;
-        let share_buffer = onnx::shares_cache_buffer(&quantized.model, &self.request.onnx);
-        match genai_input(&plan.resolved, quantized, share_buffer) {
-            Some(input) => {
-                onnx::genai::write(&input, dir)?;
-            }
-            None => self.warn(Warning::NoGenai { family: plan.resolved.family.clone() }),
-        }
         for path in side_files(&plan.checkpoint) {
             // Read and written apart, so that an error names the file it belongs to.
             let bytes =
                 std::fs::read(&path).map_err(|source| PipelineError::Io { path: path.clone(), source })?;
             let target = dir.join(path.file_name().unwrap_or_default());
             std::fs::write(&target, bytes).map_err(|source| PipelineError::Io { path: target, source })?;
+        }
+        // After the copies: a checkpoint may have a processor_config.json of its own, which GenAI cannot read.
+        let share_buffer = onnx::shares_cache_buffer(&quantized.model, &self.request.onnx);
+        match genai_input(&plan.resolved, quantized, share_buffer) {
+            Some(input) => {
+                onnx::genai::write(&input, dir)?;
+            }
+            None => self.warn(Warning::NoGenai { family: plan.resolved.family.clone() }),
         }
         self.progress.end();
         Ok(())

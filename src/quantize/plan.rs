@@ -1,7 +1,7 @@
 //! The plan: what the recipe means for each linear of one model.
 
 use super::error::QuantizeError;
-use super::recipe::{Precision, Recipe};
+use super::recipe::{Activations, Precision, Recipe};
 use crate::graph::{Component, Model, glob};
 
 /// Precision of every linear, in graph order.
@@ -46,6 +46,10 @@ pub fn plan(model: &Model, recipe: &Recipe) -> Result<Plan, QuantizeError> {
                 precision = o.precision();
                 decided_by = Some(o.pattern.clone());
             }
+        }
+        if precision.activations == Activations::Msq && node.component != Component::Decoder {
+            let reason = format!("{}: every row of this linear is visual, use activations static", node.name);
+            return Err(QuantizeError::Recipe { name: recipe.name.clone(), reason });
         }
         let shape = &model.weight(linear.weight).shape;
         linears.push(LinearPlan {

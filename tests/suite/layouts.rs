@@ -10,6 +10,7 @@ use safetensors::tensor::TensorView;
 use serde_json::Value as Json;
 
 use super::goldens::GoldenPrompt;
+use crate::common::judge::export;
 use crate::common::{Goldens, fixture};
 
 const FIXTURE: &str = "qwen2_vl";
@@ -101,6 +102,22 @@ fn an_untied_head_is_read_and_a_tied_copy_is_ignored() {
     assert!(untied.ignored.is_empty());
     assert_eq!(untied.bindings["decoder.head.weight"].tensor, "lm_head.weight");
     assert_eq!(last_logits(dir.path()), tied);
+}
+
+#[test]
+fn a_processor_config_of_the_checkpoint_does_not_replace_the_one_genai_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    rewrite(&model, str::to_string, &[]);
+    std::fs::write(model.join("processor_config.json"), r#"{"processor_class": "Qwen2VLProcessor"}"#)
+        .unwrap();
+    let out = dir.path().join("out");
+    let [model, target] = [&model, &out].map(|p| p.display().to_string());
+    export(&[&model, "--format", "onnx", "--recipe", "float", "-o", &target]);
+    let config: Json =
+        serde_json::from_slice(&std::fs::read(out.join("processor_config.json")).unwrap()).unwrap();
+    assert!(config["processor"]["transforms"].is_array(), "{config}");
 }
 
 #[test]

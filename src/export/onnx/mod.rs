@@ -19,6 +19,8 @@ mod ops;
 #[rustfmt::skip]
 #[allow(missing_docs)]
 pub mod proto;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use std::path::{Path, PathBuf};
