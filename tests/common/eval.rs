@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mquant_export::calibrate::{LoadOptions, Preparer, Sample, load};
+use mquant_export::calibrate::{LoadOptions, Prepared, Preparer, Sample, load};
 use mquant_export::exec::{Executor, Generation, greedy};
 use mquant_export::family::Resolved;
 use rayon::prelude::*;
@@ -68,6 +68,16 @@ pub fn bundle(preparer: &Preparer, samples: &[Sample]) -> Bundle {
     bundle
 }
 
+/// A prepared prompt as the executor takes it.
+pub fn generation(p: &Prepared) -> Generation<'_> {
+    Generation {
+        input_ids: &p.input_ids,
+        pixel_values: &p.pixel_values,
+        grids: &p.grids,
+        position_ids: &p.position_ids,
+    }
+}
+
 /// Greedy answers of the executor, in sample order.
 pub fn answers(
     exec: &Executor<'_, f32>,
@@ -78,12 +88,7 @@ pub fn answers(
     let stop = &resolved.prompt.eos_token_ids;
     let one = |sample: &Sample| {
         let p = preparer.prepare_sample(sample).unwrap();
-        let prompt = Generation {
-            input_ids: &p.input_ids,
-            pixel_values: &p.pixel_values,
-            grids: &p.grids,
-            position_ids: &p.position_ids,
-        };
+        let prompt = generation(&p);
         let mut ids = greedy(exec, &prompt, 12, stop).unwrap();
         ids.retain(|id| !stop.contains(id));
         preparer.tokenizer().decode(&ids, true).unwrap()

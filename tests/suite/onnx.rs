@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mquant_export::exec::{DecoderState, Executor, Generation};
+use mquant_export::exec::{DecoderState, Executor};
 use mquant_export::family::CheckpointWeights;
 use mquant_export::pipeline::{Manifest, preparer};
 use mquant_export::quantize::QuantizedWeights;
@@ -10,7 +10,7 @@ use mquant_export::quantize::recipe::Recipe;
 use serde_json::Value as Json;
 
 use super::trained::w8a8::quantize;
-use crate::common::eval::{Score, TINY, answers, bundle, samples};
+use crate::common::eval::{Score, TINY, answers, bundle, generation, samples};
 use crate::common::judge::{export_fixture, judge};
 use crate::common::{Goldens, fixture, open, relative_error};
 
@@ -190,12 +190,7 @@ fn w8a8_in_onnx_runtime_is_what_the_executor_simulates() {
         let (mut to_simulation, mut to_float) = (0.0, 0.0);
         for (i, sample) in samples.iter().enumerate() {
             let p = preparer.prepare_sample(sample).unwrap();
-            let prompt = Generation {
-                input_ids: &p.input_ids,
-                pixel_values: &p.pixel_values,
-                grids: &p.grids,
-                position_ids: &p.position_ids,
-            };
+            let prompt = generation(&p);
             let logits = |exec| DecoderState::prefill(exec, &prompt).unwrap().logits;
             let runtime = found.floats(&format!("s{i}.logits"));
             to_simulation += distance(runtime.data(), logits(&simulated).data());

@@ -6,7 +6,7 @@ use mquant_export::exec::Executor;
 use mquant_export::family::CheckpointWeights;
 use mquant_export::pipeline::preparer;
 
-use crate::common::eval::{Score, TINY, answers, samples};
+use crate::common::eval::{Score, TINY, answers, generation, samples};
 use crate::common::{fixture, open};
 
 #[test]
@@ -44,7 +44,7 @@ fn calibration_and_evaluation_samples_are_disjoint() {
 pub mod w8a8 {
     //! Fake-quantized W8A8 in the executor: what a runtime's integer kernels compute.
 
-    use mquant_export::exec::{DecoderState, Generation};
+    use mquant_export::exec::DecoderState;
     use mquant_export::family::Resolved;
     use mquant_export::graph::WeightSource;
     use mquant_export::pipeline::{CalibrationData, calibration_samples};
@@ -78,12 +78,7 @@ pub mod w8a8 {
         let (mut diff, mut norm) = (0.0, 0.0);
         for sample in &samples("evaluation.tsv")[..n] {
             let p = preparer.prepare_sample(sample).unwrap();
-            let prompt = Generation {
-                input_ids: &p.input_ids,
-                pixel_values: &p.pixel_values,
-                grids: &p.grids,
-                position_ids: &p.position_ids,
-            };
+            let prompt = generation(&p);
             let a = DecoderState::prefill(exec, &prompt).unwrap().logits;
             let b = DecoderState::prefill(float, &prompt).unwrap().logits;
             for r in (0..a.rows()).filter(|&r| p.input_ids[r] != resolved.prompt.image_token_id) {
