@@ -19,6 +19,7 @@
 //! | [`family`] | family file + checkpoint to a described model |
 //! | [`graph`] | the intermediate representation, its builders and validator |
 //! | [`exec`] | the reference executor, f32 and f64 |
+//! | [`tokenizer`] | text to token ids, in every format checkpoints have |
 //! | [`numeric`] | tensors, products, grids |
 //! | [`calibrate`] | data sets, images, prompts, observers |
 //! | [`passes`] | graph in, graph out |
@@ -38,3 +39,4 @@ pub mod numeric;
 pub mod passes;
 pub mod pipeline;
 pub mod quantize;
+pub mod tokenizer;

@@ -30,7 +30,7 @@ const FAMILY_WORDS: &[&str] = &["qwen", "internvl", "minicpm", "glm"];
 /// Code that may name a family.
 const MENTIONS: &[Mention<'_>] = &[
     (
-        "src/calibrate/tokenizer.rs",
+        "src/tokenizer/vocabulary.rs",
         "qwen2",
         "a class of transformers, named in tokenizer_config.json by several families",
     ),

@@ -3,7 +3,7 @@
 //!
 //! What differs: `strftime_now` is not defined, since its output depends on the day; templates that ask `is defined`
 //! take their fixed date, others fail with an error that names it. `{% generation %}` blocks are not known. Which
-//! file the template comes from is the caller's business; tokenizing is in `tokenizer`.
+//! file the template comes from is the caller's business; tokenizing is in `crate::tokenizer`.
 
 mod pyjson;
 

@@ -1,8 +1,8 @@
-//! Calibration and evaluation data: data set files, image preprocessing, chat templates, tokenizing, and the inputs
+//! Calibration and evaluation data: data set files, image preprocessing, chat templates, and the inputs
 //! of a model made from them exactly as the reference processor makes them.
 //!
 //! The way of one sample: [`dataset`] reads it, [`image`] decodes its pictures, [`resize`] and [`pixels`] turn them
-//! into rows, [`chat`] renders the conversation, [`tokenizer`] turns it into ids, [`positions`] numbers them, and
+//! into rows, [`chat`] renders the conversation, [`tokenizer`](crate::tokenizer) turns it into ids, [`positions`] numbers them, and
 //! [`prompt`] joins all of these. Nothing here runs a model or knows a family by name: what differs between families
 //! arrives as the plain data of `family::inputs`.
 
@@ -14,7 +14,6 @@ pub mod pixels;
 pub mod positions;
 pub mod prompt;
 pub mod resize;
-pub mod tokenizer;
 
 pub use dataset::{Content, Dataset, DatasetError, ImageSource, LoadOptions, Message, Role, Sample, load};
 pub use prompt::{Prepared, Preparer};

@@ -1,11 +1,12 @@
 //! From a sample to the inputs of the model: template, ids, image placeholders, pixel rows and position ids joined.
-//! The parts are in `chat`, `tokenizer`, `pixels` and `positions`; running the model is not done here.
+//! The parts are in `chat`, `crate::tokenizer`, `pixels` and `positions`; running the model is not done here.
 
 use ::image::RgbImage;
 use rayon::prelude::*;
 
 use crate::family::inputs::{ImagePlan, PositionRule, PromptPlan};
 use crate::numeric::Tensor;
+use crate::tokenizer::{Tokenizer, TokenizerError};
 
 use super::DataError;
 use super::chat::ChatTemplate;
@@ -13,7 +14,6 @@ use super::dataset::Sample;
 use super::image::decode;
 use super::pixels::{PixelRows, pixel_rows};
 use super::positions::{image_tokens, mrope_positions};
-use super::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a conversation could not become model inputs.
 #[derive(Debug, thiserror::Error)]

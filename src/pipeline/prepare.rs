@@ -7,11 +7,11 @@ use super::manifest::CalibrationItem;
 use super::progress::{Progress, Silent, Stage};
 use super::request::CalibrationData;
 use crate::calibrate::chat::{ChatTemplate, SpecialTokens, template_source};
-use crate::calibrate::tokenizer::Tokenizer;
 use crate::calibrate::{DataError, LoadOptions, Preparer, Sample, load};
 use crate::checkpoint::Checkpoint;
 use crate::family::Resolved;
 use crate::quantize::CalibrationSample;
+use crate::tokenizer::{Tokenizer, TokenizerFormat};
 
 /// Samples prepared together; their decoded images are alive at once.
 const CHUNK: usize = 16;
@@ -62,7 +62,7 @@ pub fn calibration_samples(
 /// # Errors
 /// [`PipelineError`] when tokenizer or chat template are missing or do not fit the model.
 pub fn preparer(checkpoint: &Checkpoint, resolved: &Resolved) -> Result<Preparer, PipelineError> {
-    let tokenizer = Tokenizer::from_folder(checkpoint.dir())
+    let tokenizer = Tokenizer::from_folder(checkpoint.dir(), &TokenizerFormat::HuggingFace {})
         .map_err(|e| PipelineError::Data(DataError::Plan(e.into())))?;
     let template = ChatTemplate::new(&chat_template(checkpoint)?, special_tokens(checkpoint)?);
     let template = template.map_err(|e| PipelineError::Data(DataError::Plan(e)))?;

@@ -8,6 +8,7 @@ use super::*;
 use crate::calibrate::chat::{SpecialTokens, template_source};
 use crate::calibrate::dataset::{Content, ImageSource, LoadOptions, Message, Role, load};
 use crate::family::inputs::{PatchRows, Resize};
+use crate::tokenizer::TokenizerFormat;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/qwen2_vl");
 
@@ -36,7 +37,7 @@ fn parts() -> (ChatTemplate, Tokenizer) {
     let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let source = template_source(value.get("chat_template")).unwrap().unwrap();
     let template = ChatTemplate::new(&source, SpecialTokens::default()).unwrap();
-    (template, Tokenizer::from_folder(Path::new(FIXTURE)).unwrap())
+    (template, Tokenizer::from_folder(Path::new(FIXTURE), &TokenizerFormat::HuggingFace {}).unwrap())
 }
 
 fn preparer(prompt: PromptPlan) -> Result<Preparer, DataError> {

@@ -18,9 +18,9 @@ fn folder(replace: &[(&str, &str)]) -> tempfile::TempDir {
 
 #[test]
 fn the_tokenizer_built_from_the_vocabulary_gives_the_same_ids() {
-    let whole = Tokenizer::from_folder(Path::new(FIXTURE)).unwrap();
+    let whole = Tokenizer::from_folder(Path::new(FIXTURE), &TokenizerFormat::HuggingFace {}).unwrap();
     let dir = folder(&[]);
-    let built = Tokenizer::from_folder(dir.path()).unwrap();
+    let built = Tokenizer::from_folder(dir.path(), &TokenizerFormat::HuggingFace {}).unwrap();
     let texts = [
         "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is shown in the picture?<|im_end|>\n",
         "描述这张图片。 What's he'll I'M  3456\r\n\r\n  tabs\t\tand   spaces   ",
@@ -37,7 +37,7 @@ fn the_tokenizer_built_from_the_vocabulary_gives_the_same_ids() {
 
 #[test]
 fn decoding_skips_special_tokens_on_request() {
-    let tokenizer = Tokenizer::from_folder(Path::new(FIXTURE)).unwrap();
+    let tokenizer = Tokenizer::from_folder(Path::new(FIXTURE), &TokenizerFormat::HuggingFace {}).unwrap();
     let ids = tokenizer.encode("The 图片<|im_end|>").unwrap();
     assert_eq!(ids.last(), Some(&330));
     assert_eq!(tokenizer.decode(&ids, true).unwrap(), "The 图片");
@@ -46,15 +46,17 @@ fn decoding_skips_special_tokens_on_request() {
 
 #[test]
 fn every_bad_file_is_named() {
-    let missing = Tokenizer::from_folder(Path::new("/nonexistent")).unwrap_err();
+    let missing =
+        Tokenizer::from_folder(Path::new("/nonexistent"), &TokenizerFormat::HuggingFace {}).unwrap_err();
     assert!(
         matches!(&missing, TokenizerError::Read { path, .. } if path.ends_with("vocab.json")),
         "{missing}"
     );
     let error = Tokenizer::from_bytes(Path::new("x/tokenizer.json"), b"{}").unwrap_err();
     assert!(error.to_string().contains("x/tokenizer.json"), "{error}");
-    let error =
-        |(name, text): (&str, &str)| Tokenizer::from_folder(folder(&[(name, text)]).path()).unwrap_err();
+    let error = |(name, text): (&str, &str)| {
+        Tokenizer::from_folder(folder(&[(name, text)]).path(), &TokenizerFormat::HuggingFace {}).unwrap_err()
+    };
     assert!(matches!(error(("vocab.json", "{")), TokenizerError::Json { .. }));
     let merge = error(("merges.txt", "#version: 0.2\na b\nabc\n"));
     assert!(matches!(&merge, TokenizerError::Merge { line: 3, .. }), "{merge}");
