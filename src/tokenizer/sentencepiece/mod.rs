@@ -8,7 +8,7 @@
 //! for in the normalized text. One difference is left: after a user defined piece, text gets the space of
 //! `add_dummy_prefix` again, as in transformers.
 
-mod proto;
+pub(super) mod proto;
 
 use std::collections::HashSet;
 use std::path::Path;
