@@ -131,8 +131,9 @@ struct Cut<'a> {
 }
 
 /// Every way to cut a piece into two: higher scores first, then longer halves, as transformers' `generate_merges` sorts
-/// them. SentencePiece itself joins the neighbours whose piece has the highest score, the leftmost of equal ones; the
-/// scores of a trained model are all different, so both rules choose the same. `texts` are the pieces, some renamed.
+/// them. SentencePiece itself joins the neighbours whose piece has the highest score, the leftmost of equal ones. Training
+/// gives different scores, so both choose the same; pieces added by hand with equal scores can come out otherwise, in
+/// transformers too (measured, see `fixtures/tokenizers/README.md`). `texts` are the pieces, some renamed.
 fn merges<'a>(model: &Model, texts: &[&'a str]) -> Result<Vec<[&'a str; 2]>, String> {
     let joinable = [piece_type::NORMAL, piece_type::USER_DEFINED, piece_type::UNUSED];
     let pieces = model.pieces.iter().zip(texts).enumerate();
