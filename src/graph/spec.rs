@@ -22,16 +22,20 @@ pub enum Activation {
     QuickGelu,
     /// `x * (1 + erf(x / sqrt 2)) / 2`.
     GeluErf,
+    /// `x * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2`.
+    GeluTanh,
     /// `x * sigmoid(x)`.
     Silu,
 }
 
-/// How the two members of a rotary pair are placed in a head.
+/// How the two members of a rotary pair are placed in the first `rotary_dim` channels of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RotaryLayout {
     /// Pair `k` is `(k, k + rotary_dim / 2)`.
     Half,
+    /// Pair `k` is `(2k, 2k + 1)`.
+    Interleaved,
 }
 
 /// A pre-norm vision transformer over patch rows.

@@ -24,7 +24,11 @@ pub enum Sym {
     Total,
     /// Vision patches of all images.
     Patches,
-    /// Image rows handed to the decoder: `Patches` over the merge factor.
+    /// Vision rows with the class rows of their segments.
+    TowerRows,
+    /// Vision rows after neighbours were merged, where more rows join them before they are image tokens.
+    MergedRows,
+    /// Image rows handed to the decoder.
     ImageTokens,
     /// Images in one run.
     Images,
@@ -39,6 +43,8 @@ impl Sym {
             Sym::Past => "past_sequence_length",
             Sym::Total => "total_sequence_length",
             Sym::Patches => "num_patches",
+            Sym::TowerRows => "num_tower_rows",
+            Sym::MergedRows => "num_merged_rows",
             Sym::ImageTokens => "num_image_tokens",
             Sym::Images => "num_images",
         }

@@ -3,10 +3,11 @@
 use faer::{MatMut, MatRef};
 use rayon::prelude::*;
 
+use super::segments::{Run, runs};
 use super::{OpContext, Results};
 use crate::exec::run::ExecError;
 use crate::exec::value::Value;
-use crate::graph::ops::{CausalAttention, SegmentAttention};
+use crate::graph::ops::{CausalAttention, CrossAttention, SegmentAttention};
 use crate::numeric::gemm::{matmul_nn_seq, matmul_nt_seq};
 use crate::numeric::{Real, Tensor};
 
@@ -77,27 +78,49 @@ pub(super) fn segment_attention<T: Real>(
 ) -> Results<T> {
     let (q, k, v) = (ctx.float(operands, 0)?, ctx.float(operands, 1)?, ctx.float(operands, 2)?);
     let segments = ctx.int(operands, 3)?.data();
-    let (rows, width, dim) = (q.rows(), q.cols(), op.head_dim);
-    if segments.len() != rows {
-        return Err(ExecError::sizes(ctx.node, format!("{rows} rows, {} segment numbers", segments.len())));
-    }
-    let mut jobs = Vec::new();
-    let mut start = 0;
-    for run in segments.chunk_by(|a, b| a == b) {
-        jobs.extend((0..op.heads).map(|h| (start, run.len(), h)));
-        start += run.len();
-    }
-    let done = jobs.into_par_iter().map(|(start, len, h)| {
-        let head = |t: &'_ Tensor<T>| -> Vec<T> {
-            (start..start + len).flat_map(|r| t.row(r)[h * dim..(h + 1) * dim].iter().copied()).collect()
-        };
+    let dim = op.head_dim;
+    let jobs = per_head(runs(ctx, segments, q.rows(), 1)?, op.heads);
+    let done = jobs.into_par_iter().map(|(run, h)| {
+        let head = |t| head_of(t, run.start, run.len, h, dim);
         let (q, k, v) = (head(q), head(k), head(v));
-        let of = |data| Head { data, rows: len, stride: dim, dim };
-        (start, h, attend(&of(&q), &of(&k), &of(&v), |_, _| true))
+        let of = |data| Head { data, rows: run.len, stride: dim, dim };
+        (run.start, h, attend(&of(&q), &of(&k), &of(&v), |_, _| true))
+    });
+    let mut out = vec![T::ZERO; q.data().len()];
+    gather_heads(&mut out, q.cols(), dim, done.collect());
+    ctx.result(q.shape().to_vec(), out)
+}
+
+pub(super) fn cross_attention<T: Real>(
+    op: &CrossAttention,
+    ctx: &OpContext<'_, T>,
+    operands: &[&Value<T>],
+) -> Results<T> {
+    let (q, k, v) = (ctx.float(operands, 0)?, ctx.float(operands, 1)?, ctx.float(operands, 2)?);
+    let (queries, width, dim) = (q.rows(), q.cols(), op.head_dim);
+    let runs = runs(ctx, ctx.int(operands, 3)?.data(), k.rows(), 1)?;
+    let rows = runs.len() * queries;
+    let jobs: Vec<_> = per_head(runs, op.heads).into_iter().enumerate().collect();
+    let done = jobs.into_par_iter().map(|(i, (run, h))| {
+        let (k, v) = (head_of(k, run.start, run.len, h, dim), head_of(v, run.start, run.len, h, dim));
+        let q = head_of(q, 0, queries, h, dim);
+        let of = |data, rows| Head { data, rows, stride: dim, dim };
+        let mixed = attend(&of(&q, queries), &of(&k, run.len), &of(&v, run.len), |_, _| true);
+        (i / op.heads * queries, h, mixed)
     });
     let mut out = vec![T::ZERO; rows * width];
     gather_heads(&mut out, width, dim, done.collect());
-    ctx.result(q.shape().to_vec(), out)
+    ctx.result(vec![1, rows, width], out)
+}
+
+/// Every run with every head, heads innermost.
+fn per_head(runs: Vec<Run>, heads: usize) -> Vec<(Run, usize)> {
+    runs.into_iter().flat_map(|run| (0..heads).map(move |h| (run, h))).collect()
+}
+
+/// Rows `start..start + len` of head `h`, `[len, dim]`.
+fn head_of<T: Real>(t: &Tensor<T>, start: usize, len: usize, h: usize, dim: usize) -> Vec<T> {
+    (start..start + len).flat_map(|r| t.row(r)[h * dim..(h + 1) * dim].iter().copied()).collect()
 }
 
 pub(super) fn causal_attention<T: Real>(
@@ -126,8 +149,7 @@ pub(super) fn causal_attention<T: Real>(
     let done = jobs.into_par_iter().map(|(b, h)| {
         let cache = (b * op.kv_heads + h * op.kv_heads / op.heads) * total * dim;
         let of = |data| Head { data, rows: total, stride: dim, dim };
-        let head: Vec<T> =
-            (b * seq..(b + 1) * seq).flat_map(|r| q.row(r)[h * dim..(h + 1) * dim].iter().copied()).collect();
+        let head = head_of(q, b * seq, seq, h, dim);
         let q = Head { data: &head, rows: seq, stride: dim, dim };
         let (k, v) = (of(&keys[cache..cache + total * dim]), of(&values[cache..cache + total * dim]));
         let mask = &mask.data()[b * total..(b + 1) * total];

@@ -2,18 +2,24 @@
 //! the results in node order.
 
 mod attention;
+mod channels;
 mod linear;
 mod pointwise;
 mod position;
+mod rotary;
 mod rows;
+mod segments;
 
 use std::sync::Arc;
 
-use attention::{causal_attention, segment_attention};
+use attention::{causal_attention, cross_attention, segment_attention};
+use channels::{append_channel, join, split};
 use linear::linear;
-use pointwise::{activate, add, layer_norm, mul, rms_norm};
-use position::{grid_positions, rotary, rotary_table};
-use rows::{add_batch, append_channel, drop_batch, embed, merge_rows, splice, split};
+use pointwise::{activate, add, divide_by, layer_norm, mul, rms_norm, scale};
+use position::{grid_bucket, grid_positions, length, scale_by_position};
+use rotary::{rotary, rotary_table};
+use rows::{add_batch, constant_rows, drop_batch, embed, merge_rows, splice};
+use segments::{drop_first_rows, insert_rows};
 
 pub use linear::quantize_row;
 

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{OpContext, Results};
 use crate::exec::value::Value;
-use crate::graph::ops::{Activate, Add, LayerNorm, Mul, RmsNorm};
+use crate::graph::ops::{Activate, Add, DivideBy, LayerNorm, Mul, RmsNorm, Scale};
 use crate::graph::spec::Activation;
 use crate::numeric::{Real, Tensor, erf};
 
@@ -60,6 +60,21 @@ fn zip<T: Real>(ctx: &OpContext<'_, T>, operands: &[&Value<T>], f: impl Fn(T, T)
     ctx.result(a.shape().to_vec(), data)
 }
 
+pub(super) fn scale<T: Real>(op: &Scale, ctx: &OpContext<'_, T>, operands: &[&Value<T>]) -> Results<T> {
+    let gain = ctx.weight(op.gain)?;
+    let gain = gain.values.data();
+    by_row(ctx, ctx.float(operands, 0)?, |row| row.iter_mut().zip(gain).for_each(|(v, &g)| *v *= g))
+}
+
+pub(super) fn divide_by<T: Real>(
+    op: &DivideBy,
+    ctx: &OpContext<'_, T>,
+    operands: &[&Value<T>],
+) -> Results<T> {
+    let by = T::from_f64(op.by);
+    by_row(ctx, ctx.float(operands, 0)?, |row| row.iter_mut().for_each(|v| *v /= by))
+}
+
 pub(super) fn activate<T: Real>(op: &Activate, ctx: &OpContext<'_, T>, operands: &[&Value<T>]) -> Results<T> {
     let x = ctx.float(operands, 0)?;
     let f: fn(T) -> T = match op.kind {
@@ -68,6 +83,11 @@ pub(super) fn activate<T: Real>(op: &Activate, ctx: &OpContext<'_, T>, operands:
         Activation::GeluErf => |x| {
             let v = x.to_f64();
             T::from_f64(0.5 * v * (1.0 + erf(v * std::f64::consts::FRAC_1_SQRT_2)))
+        },
+        Activation::GeluTanh => |x| {
+            let v = x.to_f64();
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v.powi(3));
+            T::from_f64(0.5 * v * (1.0 + inner.tanh()))
         },
     };
     by_row(ctx, x, |row| row.iter_mut().for_each(|v| *v = f(*v)))

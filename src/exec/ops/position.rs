@@ -1,12 +1,9 @@
-//! Positions and rotary embeddings.
+//! Positions of patches and tokens.
 
-use rayon::prelude::*;
-
-use super::{OpContext, Results, with_cols};
+use super::{OpContext, Results};
 use crate::exec::run::ExecError;
 use crate::exec::value::Value;
-use crate::graph::ops::{GridPositions, Rotary, RotaryTable};
-use crate::graph::spec::RotaryLayout;
+use crate::graph::ops::{GridBucket, GridPositions, Length, ScaleByPosition};
 use crate::numeric::Real;
 
 pub(super) fn grid_positions<T: Real>(
@@ -51,48 +48,56 @@ pub(super) fn grid_positions<T: Real>(
     Ok(vec![ctx.ints(vec![2, 1, patches], rows)?, ctx.ints(vec![patches], segments)?])
 }
 
-pub(super) fn rotary_table<T: Real>(
-    op: &RotaryTable,
+pub(super) fn grid_bucket<T: Real>(
+    op: &GridBucket,
     ctx: &OpContext<'_, T>,
     operands: &[&Value<T>],
 ) -> Results<T> {
-    let positions = ctx.int(operands, 0)?;
-    let rows: usize = positions.shape()[1..].iter().product();
-    let n = op.inv_freq.len();
-    let (mut cos, mut sin) = (Vec::with_capacity(rows * n), Vec::with_capacity(rows * n));
-    for r in 0..rows {
-        for (&f, &axis) in op.inv_freq.iter().zip(&op.axis) {
-            let position = positions.data()[axis * rows + r];
-            // The angle is rounded to f32 as in the reference, in every precision: the frequencies are f32 constants there.
-            let angle = f64::from(position as f32 * f);
-            cos.push(T::from_f64(angle.cos()));
-            sin.push(T::from_f64(angle.sin()));
-        }
-    }
-    let shape = [&positions.shape()[1..], &[n]].concat();
-    Ok(vec![ctx.tensor(shape.clone(), cos)?, ctx.tensor(shape, sin)?])
-}
-
-pub(super) fn rotary<T: Real>(op: &Rotary, ctx: &OpContext<'_, T>, operands: &[&Value<T>]) -> Results<T> {
-    let (x, cos, sin) = (ctx.float(operands, 0)?, ctx.float(operands, 1)?, ctx.float(operands, 2)?);
-    let half = op.head_dim / 2;
-    if cos.rows() != x.rows() || sin.rows() != x.rows() {
-        let reason = format!("{} rows to rotate, {} and {} rows of angles", x.rows(), cos.rows(), sin.rows());
+    let (positions, grid) = (ctx.int(operands, 0)?.data(), ctx.int(operands, 1)?);
+    let segments = ctx.int(operands, 2)?.data();
+    let patches = segments.len();
+    if positions.len() != 2 * patches {
+        let reason = format!("{patches} patch rows, {} positions", positions.len());
         return Err(ExecError::sizes(ctx.node, reason));
     }
-    let mut out = x.data().to_vec();
-    out.par_chunks_mut(x.cols().max(1)).enumerate().for_each(|(r, row)| {
-        let (cos, sin) = (cos.row(r), sin.row(r));
-        for head in row.chunks_exact_mut(op.head_dim) {
-            for k in 0..half {
-                let (i, j) = match op.layout {
-                    RotaryLayout::Half => (k, k + half),
-                };
-                let (a, b) = (head[i], head[j]);
-                head[i] = a * cos[k] - b * sin[k];
-                head[j] = b * cos[k] + a * sin[k];
-            }
+    let (cells_down, cells_across) = (op.rows as i64, op.cols as i64);
+    let mut ids = Vec::with_capacity(patches);
+    for ((&r, &c), &segment) in positions.iter().zip(&positions[patches..]).zip(segments) {
+        let image = usize::try_from(segment).ok().filter(|&i| i < grid.rows()).map(|i| grid.row(i));
+        let Some(&[1, h, w]) = image else {
+            let reason =
+                format!("patch of segment {segment}: expected an image of one frame, found {image:?}");
+            return Err(ExecError::sizes(ctx.node, reason));
+        };
+        if !(0..h).contains(&r) || !(0..w).contains(&c) {
+            let reason = format!("patch at row {r}, column {c} of an image of {h} x {w} patches");
+            return Err(ExecError::sizes(ctx.node, reason));
         }
-    });
-    ctx.result(with_cols(x.shape(), x.cols()), out)
+        ids.push(cells_across * (cells_down * r / h) + cells_across * c / w);
+    }
+    Ok(vec![ctx.ints(vec![1, patches], ids)?])
+}
+
+pub(super) fn length<T: Real>(_: &Length, ctx: &OpContext<'_, T>, operands: &[&Value<T>]) -> Results<T> {
+    let shape = ctx.int(operands, 0)?.shape();
+    Ok(vec![ctx.ints(vec![1], vec![shape[1] as i64])?])
+}
+
+pub(super) fn scale_by_position<T: Real>(
+    op: &ScaleByPosition,
+    ctx: &OpContext<'_, T>,
+    operands: &[&Value<T>],
+) -> Results<T> {
+    let (q, positions) = (ctx.float(operands, 0)?, ctx.int(operands, 1)?.data());
+    if positions.len() != q.rows() {
+        let reason = format!("{} rows to scale, {} positions", q.rows(), positions.len());
+        return Err(ExecError::sizes(ctx.node, reason));
+    }
+    let one = (op.train_length as f64).ln();
+    let mut out = q.data().to_vec();
+    for (row, &p) in out.chunks_exact_mut(q.cols().max(1)).zip(positions) {
+        let factor = T::from_f64(((p as f64 + 1.0).ln() / one).max(1.0));
+        row.iter_mut().for_each(|x| *x *= factor);
+    }
+    ctx.result(q.shape().to_vec(), out)
 }

@@ -1,9 +1,9 @@
-//! Ops that move rows and channels without arithmetic.
+//! Ops that yield, move and relabel rows without arithmetic.
 
-use super::{OpContext, Results, with_cols};
+use super::{OpContext, Results};
 use crate::exec::run::ExecError;
 use crate::exec::value::Value;
-use crate::graph::ops::{AddBatch, AppendChannel, DropBatch, Embed, MergeRows, Splice, Split};
+use crate::graph::ops::{AddBatch, ConstantRows, DropBatch, Embed, MergeRows, Splice};
 use crate::numeric::Real;
 
 pub(super) fn embed<T: Real>(op: &Embed, ctx: &OpContext<'_, T>, operands: &[&Value<T>]) -> Results<T> {
@@ -38,27 +38,13 @@ pub(super) fn splice<T: Real>(op: &Splice, ctx: &OpContext<'_, T>, operands: &[&
     ctx.result(rows.shape().to_vec(), out)
 }
 
-pub(super) fn split<T: Real>(op: &Split, ctx: &OpContext<'_, T>, operands: &[&Value<T>]) -> Results<T> {
-    let x = ctx.float(operands, 0)?;
-    let mut start = 0;
-    let mut pieces = Vec::with_capacity(op.sizes.len());
-    for &size in &op.sizes {
-        let data = (0..x.rows()).flat_map(|r| x.row(r)[start..start + size].iter().copied()).collect();
-        pieces.push(ctx.tensor(with_cols(x.shape(), size), data)?);
-        start += size;
-    }
-    Ok(pieces)
-}
-
-pub(super) fn append_channel<T: Real>(
-    op: &AppendChannel,
+pub(super) fn constant_rows<T: Real>(
+    op: &ConstantRows,
     ctx: &OpContext<'_, T>,
-    operands: &[&Value<T>],
+    _: &[&Value<T>],
 ) -> Results<T> {
-    let x = ctx.float(operands, 0)?;
-    let value = T::from_f32(op.value);
-    let data = (0..x.rows()).flat_map(|r| x.row(r).iter().copied().chain([value])).collect();
-    ctx.result(with_cols(x.shape(), x.cols() + 1), data)
+    let table = ctx.weight(op.table)?;
+    ctx.result([&[1], table.values.shape()].concat(), table.values.data().to_vec())
 }
 
 pub(super) fn merge_rows<T: Real>(

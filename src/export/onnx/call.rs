@@ -41,6 +41,11 @@ impl Call {
         self.attribute(name, AttributeType::Float, |a| a.f = Some(value))
     }
 
+    /// Sets a text attribute.
+    pub fn string(self, name: &str, value: &str) -> Self {
+        self.attribute(name, AttributeType::String, |a| a.s = Some(value.as_bytes().to_vec()))
+    }
+
     /// Sets a subgraph attribute.
     pub fn graph(self, name: &str, value: GraphProto) -> Self {
         self.attribute(name, AttributeType::Graph, |a| a.g = Some(value))

@@ -100,6 +100,14 @@ impl<'a> Emitter<'a> {
         self.name(self.node.and_then(|n| n.inputs.get(i)), "has too few operands")
     }
 
+    /// Names of all operands.
+    ///
+    /// # Errors
+    /// [`OnnxError::NotValid`] when one does not exist.
+    pub fn inputs(&self) -> Result<Vec<String>, OnnxError> {
+        (0..self.node.map_or(0, |n| n.inputs.len())).map(|i| self.input(i)).collect()
+    }
+
     /// Name of result `i`.
     ///
     /// # Errors

@@ -48,7 +48,7 @@ pub(super) fn build(d: &DecoderSpec, g: &mut GraphBuilder<'_>) -> Result<(), OpE
 /// M-RoPE (arXiv 2409.12191 section 2.1): consecutive sections of the frequencies follow time, height and width.
 fn rotary_table(d: &DecoderSpec) -> ops::RotaryTable {
     let axis = d.rope_sections.iter().enumerate().flat_map(|(a, &n)| std::iter::repeat_n(a, n)).collect();
-    ops::RotaryTable { inv_freq: inv_freq(d.rope_theta, d.head_dim), axis }
+    ops::RotaryTable { inv_freq: inv_freq(d.rope_theta, d.head_dim), axis, scaling: None }
 }
 
 fn rms_norm(g: &mut GraphBuilder<'_>, role: &str, d: &DecoderSpec, x: ValueId) -> Result<ValueId, OpError> {
@@ -104,7 +104,7 @@ impl Layer<'_> {
             };
             *slot = def.add(g, n)?;
             if name != "v" {
-                let rotary = ops::Rotary { heads, head_dim, layout: d.rope_layout };
+                let rotary = ops::Rotary { heads, head_dim, rotary_dim: head_dim, layout: d.rope_layout };
                 let [cos, sin] = self.rotary;
                 *slot = g.add(&format!("{role}.rotary"), rotary, &[*slot, cos, sin])?;
             }

@@ -34,7 +34,7 @@ pub(super) fn build(spec: &ModelSpec, g: &mut GraphBuilder<'_>) -> Result<ValueI
 fn rotary_table(v: &VisionSpec) -> ops::RotaryTable {
     let half = inv_freq(v.rope_theta, v.width / v.heads.max(1) / 2);
     let axis = [vec![0; half.len()], vec![1; half.len()]].concat();
-    ops::RotaryTable { inv_freq: [half.clone(), half].concat(), axis }
+    ops::RotaryTable { inv_freq: [half.clone(), half].concat(), axis, scaling: None }
 }
 
 fn block(
@@ -53,7 +53,7 @@ fn block(
             LinearDef { role: &role, out: v.width, input: v.width, bias: true, writes: None }.add(g, n)?;
     }
     for (slot, name) in qkv.iter_mut().take(2).zip(["q", "k"]) {
-        let rotary = ops::Rotary { heads, head_dim, layout: v.rope_layout };
+        let rotary = ops::Rotary { heads, head_dim, rotary_dim: head_dim, layout: v.rope_layout };
         *slot = g.add(&format!("{role}.attn.{name}.rotary"), rotary, &[*slot, cos, sin])?;
     }
     let [q, k, val] = qkv;

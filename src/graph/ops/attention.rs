@@ -1,4 +1,5 @@
-//! The two attentions: full inside segments (vision tower), causal with a key/value cache (decoder).
+//! The three attentions: full inside segments (vision tower), of fixed queries over segments (resampler), causal with a key/value cache
+//! (decoder).
 
 use super::{Check, OpError, OpSpec, OutType};
 use crate::graph::types::{Dim, Sym, ValueInfo};
@@ -12,6 +13,19 @@ pub struct SegmentAttention {
     pub heads: usize,
     /// Channels per head.
     pub head_dim: usize,
+}
+
+/// Softmax attention of the same queries over the keys of each segment. Operands: q `[1, queries, heads * head_dim]` with a fixed number of
+/// queries, k and v `[1, rows, heads * head_dim]`, segments `[rows]` (runs numbered from 0). Result `[1, into, heads * head_dim]`:
+/// `queries` rows per segment, in segment order. Scores are scaled by `head_dim^-1/2`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CrossAttention {
+    /// Heads.
+    pub heads: usize,
+    /// Channels per head.
+    pub head_dim: usize,
+    /// Extent of the result.
+    pub into: Sym,
 }
 
 /// Causal grouped-query attention with a cache. Operands: q `[batch, sequence, heads * head_dim]`, k and v
@@ -39,6 +53,28 @@ impl OpSpec for SegmentAttention {
         }
         c.int(segments, 1)?;
         Ok(vec![OutType::like(q)])
+    }
+}
+
+impl OpSpec for CrossAttention {
+    fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
+        let c = Check { op: "CrossAttention" };
+        let [q, k, v, segments] = c.operands(inputs)?;
+        for x in [q, k, v] {
+            c.no_basis(c.float(x)?)?;
+            c.rank(x, 3)?;
+            c.has_channels(x, self.heads * self.head_dim)?;
+        }
+        let one = Dim::Fixed(1);
+        if q.shape[0] != one || !matches!(q.shape[1], Dim::Fixed(_)) {
+            return c.fail(format!("expected a fixed number of queries in one batch, found {q}"));
+        }
+        c.same_shape(k, v)?;
+        c.int(segments, 1)?;
+        if k.shape[0] != one || segments.shape[0] != k.shape[1] {
+            return c.fail(format!("{segments} does not number the rows of {k}"));
+        }
+        Ok(vec![OutType::float(vec![one, Dim::Sym(self.into), q.shape[2]])])
     }
 }
 

@@ -3,16 +3,22 @@
 //! Semantics are stated here, with each struct; arithmetic lives in the executor.
 
 mod attention;
+mod channels;
 mod linear;
 mod pointwise;
 mod position;
+mod rotary;
 mod rows;
+mod segments;
 
-pub use attention::{CausalAttention, SegmentAttention};
+pub use attention::{CausalAttention, CrossAttention, SegmentAttention};
+pub use channels::{AppendChannel, Join, Split};
 pub use linear::{ActScales, Linear};
-pub use pointwise::{Activate, Add, LayerNorm, Mul, RmsNorm};
-pub use position::{GridPositions, Rotary, RotaryTable};
-pub use rows::{AddBatch, AppendChannel, DropBatch, Embed, MergeRows, Splice, Split};
+pub use pointwise::{Activate, Add, DivideBy, LayerNorm, Mul, RmsNorm, Scale};
+pub use position::{GridBucket, GridPositions, Length, ScaleByPosition};
+pub use rotary::{RopeScaling, Rotary, RotaryTable};
+pub use rows::{AddBatch, ConstantRows, DropBatch, Embed, MergeRows, Splice};
+pub use segments::{DropFirstRows, InsertRows};
 
 use super::types::{Basis, DType, Dim, ValueInfo};
 use super::weights::{WeightDecl, WeightId};
@@ -28,18 +34,28 @@ macro_rules! for_each_op {
             RmsNorm rms_norm,
             Add add,
             Mul mul,
+            Scale scale,
+            DivideBy divide_by,
             Activate activate,
             Embed embed,
             Splice splice,
-            Split split,
-            AppendChannel append_channel,
+            ConstantRows constant_rows,
             MergeRows merge_rows,
             AddBatch add_batch,
             DropBatch drop_batch,
+            InsertRows insert_rows,
+            DropFirstRows drop_first_rows,
+            Split split,
+            Join join,
+            AppendChannel append_channel,
             GridPositions grid_positions,
+            GridBucket grid_bucket,
+            Length length,
+            ScaleByPosition scale_by_position,
             RotaryTable rotary_table,
             Rotary rotary,
             SegmentAttention segment_attention,
+            CrossAttention cross_attention,
             CausalAttention causal_attention,
         }
     };
@@ -222,6 +238,17 @@ impl Check {
 
     fn same_shape(&self, a: &ValueInfo, b: &ValueInfo) -> Result<(), OpError> {
         if a.shape == b.shape { Ok(()) } else { self.fail(format!("operands differ in shape: {a} and {b}")) }
+    }
+
+    /// The two extents of a matrix whose rows are values.
+    fn table(&self, weights: &[WeightDecl], id: WeightId) -> Result<[usize; 2], OpError> {
+        let Some(table) = weights.get(id.0) else {
+            return self.fail(format!("weight {} is not declared", id.0));
+        };
+        match table.shape.as_slice() {
+            &[rows, channels] => Ok([rows, channels]),
+            _ => self.fail(format!("table {} has shape {:?}, expected a matrix", table.name, table.shape)),
+        }
     }
 
     fn weight(&self, weights: &[WeightDecl], id: WeightId, shape: &[usize]) -> Result<(), OpError> {

@@ -2,7 +2,7 @@
 
 use super::{Check, OpError, OpSpec, OutType};
 use crate::graph::spec::Activation;
-use crate::graph::types::ValueInfo;
+use crate::graph::types::{Basis, ValueInfo};
 use crate::graph::weights::{WeightDecl, WeightId};
 
 /// `(x - mean) / sqrt(var + eps) * gain + bias` over the channels, population variance.
@@ -32,6 +32,22 @@ pub struct Add;
 /// `a * b` element by element, equal shapes, no basis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mul;
+
+/// `x * gain` channel by channel (layer scale). Operand without basis.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scale {
+    /// `[channels]`.
+    pub gain: WeightId,
+    /// The result's channels are coordinates of a stream: this op writes it.
+    pub writes: Option<Basis>,
+}
+
+/// `x / by`, basis kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DivideBy {
+    /// The divisor, finite and not zero.
+    pub by: f64,
+}
 
 /// A non-linearity applied to every element, no basis.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,6 +115,38 @@ impl OpSpec for Mul {
         c.no_basis(c.float(b)?)?;
         c.same_shape(a, b)?;
         Ok(vec![OutType::like(a)])
+    }
+}
+
+impl OpSpec for Scale {
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
+        vec![&mut self.gain]
+    }
+
+    fn weights(&self) -> Vec<WeightId> {
+        vec![self.gain]
+    }
+
+    fn infer(&self, inputs: &[&ValueInfo], weights: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
+        let c = Check { op: "Scale" };
+        let [x] = c.operands(inputs)?;
+        c.no_basis(c.float(x)?)?;
+        c.weight(weights, self.gain, &[c.channels(x)?])?;
+        Ok(vec![OutType { basis: self.writes, ..OutType::like(x) }])
+    }
+}
+
+impl OpSpec for DivideBy {
+    fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
+        let c = Check { op: "DivideBy" };
+        let [x] = c.operands(inputs)?;
+        c.float(x)?;
+        // What ships divides in f32.
+        let by = self.by as f32;
+        if !by.is_finite() || by == 0.0 {
+            return c.fail(format!("expected a finite divisor other than zero, found {}", self.by));
+        }
+        Ok(vec![OutType::like(x)])
     }
 }
 

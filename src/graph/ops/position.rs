@@ -1,7 +1,6 @@
-//! Positions and rotary embeddings.
+//! Positions of patches and tokens, and what is made of them besides rotary tables.
 
 use super::{Check, OpError, OpSpec, OutType};
-use crate::graph::spec::RotaryLayout;
 use crate::graph::types::{Dim, Sym, ValueInfo};
 use crate::graph::weights::WeightDecl;
 
@@ -15,26 +14,28 @@ pub struct GridPositions {
     pub merge: usize,
 }
 
-/// Cosines and sines `[.., frequencies]` of `positions[axis[k]] * inv_freq[k]`. Operand: integer positions `[axes, .., rows]`.
-/// One table serves plain rotary (one axis), two-dimensional rotary (row, column) and M-RoPE (time, height, width).
+/// Which cell of a fixed grid of `rows x cols` cells a patch falls into, when the grid is laid over its image (tables of learned positions
+/// that are smaller or larger than the image). Operands: positions `[2, 1, patches]` (row `r`, column `c`), `image_grid_thw
+/// [images, 3]` of single frames, segments `[patches]`. Result: ids `[1, patches]`, `cols * floor(rows * r / h) + floor(cols * c / w)` with
+/// `h` and `w` of the patch's image.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RotaryTable {
-    /// Angle per unit of position, computed in f32 as the reference does.
-    pub inv_freq: Vec<f32>,
-    /// Which row of the positions frequency `k` follows.
-    pub axis: Vec<usize>,
+pub struct GridBucket {
+    /// Cells from top to bottom.
+    pub rows: usize,
+    /// Cells from left to right.
+    pub cols: usize,
 }
 
-/// Rotates pairs of channels of every head: `(a, b) -> (a cos - b sin, b cos + a sin)`. Operands: `x [.., heads * head_dim]`, cosines
-/// and sines `[.., head_dim / 2]`.
+/// Run-time extent of the second axis, as a value. Operand: integer `[batch, t]`. Result: `[1]`, the number `t`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rotary {
-    /// Heads in `x`.
-    pub heads: usize,
-    /// Channels per head.
-    pub head_dim: usize,
-    /// Where the two members of a pair are.
-    pub layout: RotaryLayout,
+pub struct Length;
+
+/// `q * max(1, ln(p + 1) / ln(train_length))` at position `p`: keeps the entropy of attention beyond the length a model was trained at
+/// (arXiv 2202.12172). Operands: q `[batch, sequence, c]` without basis, positions `[batch, sequence]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScaleByPosition {
+    /// Number of positions that are not scaled, at least 2.
+    pub train_length: usize,
 }
 
 impl OpSpec for GridPositions {
@@ -52,40 +53,47 @@ impl OpSpec for GridPositions {
     }
 }
 
-impl OpSpec for RotaryTable {
+impl OpSpec for GridBucket {
     fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
-        let c = Check { op: "RotaryTable" };
-        let [pos] = c.operands(inputs)?;
-        c.int(pos, 3)?;
-        let axes = match pos.shape[0] {
-            Dim::Fixed(n) => n,
-            Dim::Sym(_) => return c.fail(format!("expected a fixed number of position axes, found {pos}")),
-        };
-        if self.inv_freq.len() != self.axis.len() || self.axis.iter().any(|&a| a >= axes) {
-            return c.fail(format!(
-                "{} frequencies follow axes {:?} of {axes} position rows",
-                self.inv_freq.len(),
-                self.axis
-            ));
+        let c = Check { op: "GridBucket" };
+        let [positions, grid, segments] = c.operands(inputs)?;
+        c.int(segments, 1)?;
+        c.int(positions, 3)?;
+        c.int(grid, 2)?;
+        c.has_channels(grid, 3)?;
+        let patches = segments.shape[0];
+        if positions.shape != [Dim::Fixed(2), Dim::Fixed(1), patches] {
+            return c.fail(format!("expected row and column of every row of {segments}, found {positions}"));
         }
-        let mut shape = pos.shape[1..].to_vec();
-        shape.push(Dim::Fixed(self.inv_freq.len()));
-        Ok(vec![OutType::float(shape.clone()), OutType::float(shape)])
+        if self.rows == 0 || self.cols == 0 {
+            return c.fail(format!("expected a grid with cells, found {} x {}", self.rows, self.cols));
+        }
+        Ok(vec![OutType::int(vec![Dim::Fixed(1), patches])])
     }
 }
 
-impl OpSpec for Rotary {
+impl OpSpec for Length {
     fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
-        let c = Check { op: "Rotary" };
-        let [x, cos, sin] = c.operands(inputs)?;
-        c.no_basis(c.float(x)?)?;
-        c.has_channels(x, self.heads * self.head_dim)?;
-        for t in [cos, sin] {
-            c.has_channels(c.float(t)?, self.head_dim / 2)?;
+        let c = Check { op: "Length" };
+        let [x] = c.operands(inputs)?;
+        c.int(x, 2)?;
+        Ok(vec![OutType::int(vec![Dim::Fixed(1)])])
+    }
+}
+
+impl OpSpec for ScaleByPosition {
+    fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
+        let c = Check { op: "ScaleByPosition" };
+        let [q, positions] = c.operands(inputs)?;
+        c.no_basis(c.float(q)?)?;
+        c.rank(q, 3)?;
+        c.int(positions, 2)?;
+        if positions.shape != q.shape[..2] {
+            return c.fail(format!("{positions} does not describe the rows of {q}"));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return c.fail(format!("expected an even head size, found {}", self.head_dim));
+        if self.train_length < 2 {
+            return c.fail(format!("expected a length of at least 2, found {}", self.train_length));
         }
-        Ok(vec![OutType::like(x)])
+        Ok(vec![OutType::like(q)])
     }
 }

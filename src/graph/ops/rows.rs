@@ -1,4 +1,4 @@
-//! Ops that select, join, cut or relabel rows and channels without arithmetic.
+//! Ops that yield, select, replace, merge or relabel rows without arithmetic.
 
 use super::{Check, OpError, OpSpec, OutType};
 use crate::graph::types::{Basis, Dim, Stream, Sym, ValueInfo};
@@ -21,27 +21,22 @@ pub struct Splice {
     pub token_id: i64,
 }
 
-/// Cuts the channel axis into consecutive pieces. Pieces keep a basis only when there is one piece that has all of it.
+/// The rows of a weight `[n, channels]` as a value `[1, n, channels]`, for every input the same. No operands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Split {
-    /// Channels of each piece.
-    pub sizes: Vec<usize>,
-    /// Basis of each piece; `None` throughout when cutting values without one.
-    pub bases: Vec<Option<Basis>>,
+pub struct ConstantRows {
+    /// `[n, channels]`.
+    pub table: WeightId,
+    /// Basis the rows are coordinates of.
+    pub writes: Option<Basis>,
 }
 
-/// Appends one channel of a constant value: how a row's modality travels with it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AppendChannel {
-    /// The constant.
-    pub value: f32,
-}
-
-/// Puts `factor` consecutive rows side by side: `[1, rows, c]` to `[1, rows / factor, factor * c]`.
+/// Puts `factor` consecutive rows side by side: `[1, patches, c]` to `[1, into, factor * c]`; `into` is `patches / factor`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MergeRows {
     /// Rows joined into one.
     pub factor: usize,
+    /// Extent of the result.
+    pub into: Sym,
 }
 
 /// `[rows, c]` to `[1, rows, c]`.
@@ -65,12 +60,7 @@ impl OpSpec for Embed {
         let c = Check { op: "Embed" };
         let [ids] = c.operands(inputs)?;
         c.int(ids, 2)?;
-        let Some(table) = weights.get(self.table.0) else {
-            return c.fail(format!("weight {} is not declared", self.table.0));
-        };
-        let &[_, n] = table.shape.as_slice() else {
-            return c.fail(format!("table {} has shape {:?}, expected a matrix", table.name, table.shape));
-        };
+        let [_, n] = c.table(weights, self.table)?;
         let mut shape = ids.shape.clone();
         shape.push(Dim::Fixed(n));
         Ok(vec![OutType { basis: self.writes.and_then(Basis::of), ..OutType::float(shape) }])
@@ -92,27 +82,21 @@ impl OpSpec for Splice {
     }
 }
 
-impl OpSpec for Split {
-    fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
-        let c = Check { op: "Split" };
-        let [x] = c.operands(inputs)?;
-        c.has_channels(c.float(x)?, self.sizes.iter().sum())?;
-        if self.sizes.contains(&0) || self.sizes.len() != self.bases.len() {
-            return c.fail(format!("pieces {:?} with {} bases", self.sizes, self.bases.len()));
-        }
-        c.no_basis(x)?;
-        let piece =
-            |(&n, &basis): (&usize, &Option<Basis>)| OutType { basis, ..OutType::float(x.with_channels(n)) };
-        Ok(self.sizes.iter().zip(&self.bases).map(piece).collect())
+impl OpSpec for ConstantRows {
+    fn weights_mut(&mut self) -> Vec<&mut WeightId> {
+        vec![&mut self.table]
     }
-}
 
-impl OpSpec for AppendChannel {
-    fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
-        let c = Check { op: "AppendChannel" };
-        let [x] = c.operands(inputs)?;
-        let n = c.channels(c.float(x)?)?;
-        Ok(vec![OutType::float(x.with_channels(n + 1))])
+    fn weights(&self) -> Vec<WeightId> {
+        vec![self.table]
+    }
+
+    fn infer(&self, inputs: &[&ValueInfo], weights: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
+        let c = Check { op: "ConstantRows" };
+        let [] = c.operands(inputs)?;
+        let [rows, n] = c.table(weights, self.table)?;
+        let shape = vec![Dim::Fixed(1), Dim::Fixed(rows), Dim::Fixed(n)];
+        Ok(vec![OutType { basis: self.writes, ..OutType::float(shape) }])
     }
 }
 
@@ -128,7 +112,7 @@ impl OpSpec for MergeRows {
                 Sym::Patches.name()
             ));
         }
-        let shape = vec![Dim::Fixed(1), Dim::Sym(Sym::ImageTokens), Dim::Fixed(n * self.factor)];
+        let shape = vec![Dim::Fixed(1), Dim::Sym(self.into), Dim::Fixed(n * self.factor)];
         let basis = x.basis.map(|b| Basis { copies: b.copies * self.factor, ..b });
         Ok(vec![OutType { basis, ..OutType::float(shape) }])
     }

@@ -18,7 +18,7 @@ use super::super::emit::Emitter;
 use super::super::error::OnnxError;
 use super::super::proto::tensor_proto::DataType;
 use super::super::proto::{GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
-use crate::graph::ops::{CausalAttention, SegmentAttention};
+use crate::graph::ops::{CausalAttention, CrossAttention, SegmentAttention};
 
 /// Added to the scores of keys that may not be seen. Finite, so that a row that sees no key (padding) yields numbers, not NaN.
 const HIDDEN: f32 = -1e30;
@@ -285,4 +285,8 @@ fn grow(
     let new = split_heads(e, new, op.kv_heads, op.head_dim, [0, 2, 1, 3]);
     e.result(Call::new("Concat", &[&past, &new]).int("axis", 2), result)?;
     e.output(result)
+}
+
+pub(super) fn cross_attention(_: &CrossAttention, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
+    Err(e.not_valid("TODO"))
 }

@@ -2,16 +2,22 @@
 //! measurement on ONNX Runtime 1.32 (CPU, default optimisation level); each file says why.
 
 mod attention;
+mod channels;
 mod linear;
 mod pointwise;
 mod position;
+mod rotary;
 mod rows;
+mod segments;
 
-use attention::{causal_attention, segment_attention};
+use attention::{causal_attention, cross_attention, segment_attention};
+use channels::{append_channel, join, split};
 use linear::linear;
-use pointwise::{activate, add, layer_norm, mul, rms_norm};
-use position::{grid_positions, rotary, rotary_table};
-use rows::{add_batch, append_channel, drop_batch, embed, merge_rows, splice, split};
+use pointwise::{activate, add, divide_by, layer_norm, mul, rms_norm, scale};
+use position::{grid_bucket, grid_positions, length, scale_by_position};
+use rotary::{rotary, rotary_table};
+use rows::{add_batch, constant_rows, drop_batch, embed, merge_rows, splice};
+use segments::{drop_first_rows, insert_rows};
 
 pub use attention::fuses_causal_attention;
 

@@ -5,7 +5,7 @@
 use super::super::call::Call;
 use super::super::emit::Emitter;
 use super::super::error::OnnxError;
-use crate::graph::ops::{Activate, Add, LayerNorm, Mul, RmsNorm};
+use crate::graph::ops::{Activate, Add, DivideBy, LayerNorm, Mul, RmsNorm, Scale};
 use crate::graph::spec::Activation;
 
 pub(super) fn layer_norm(op: &LayerNorm, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
@@ -37,11 +37,24 @@ pub(super) fn mul(_: &Mul, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
     e.result(Call::new("Mul", &[&a, &b]), 0)
 }
 
+pub(super) fn scale(op: &Scale, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
+    let (x, gain) = (e.input(0)?, e.float_weight(op.gain)?);
+    e.result(Call::new("Mul", &[&x, &gain]), 0)
+}
+
+pub(super) fn divide_by(op: &DivideBy, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
+    let (x, by) = (e.input(0)?, e.float(op.by as f32));
+    e.result(Call::new("Div", &[&x, &by]), 0)
+}
+
 /// The sigmoid forms become com.microsoft.QuickGelu.
 pub(super) fn activate(op: &Activate, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
     let x = e.input(0)?;
     let gate = match op.kind {
         Activation::GeluErf => return e.result(Call::new("Gelu", &[&x]), 0),
+        Activation::GeluTanh => {
+            return e.result(Call::new("Gelu", &[&x]).string("approximate", "tanh"), 0);
+        }
         Activation::Silu => e.one(Call::new("Sigmoid", &[&x])),
         Activation::QuickGelu => {
             let slope = e.float(1.702);

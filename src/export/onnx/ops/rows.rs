@@ -1,9 +1,9 @@
-//! Ops that select, join, cut or relabel rows and channels.
+//! Ops that yield, select, replace, merge or relabel rows.
 
 use super::super::call::Call;
 use super::super::emit::Emitter;
 use super::super::error::OnnxError;
-use crate::graph::ops::{AddBatch, AppendChannel, DropBatch, Embed, MergeRows, Splice, Split};
+use crate::graph::ops::{AddBatch, ConstantRows, DropBatch, Embed, MergeRows, Splice};
 
 pub(super) fn embed(op: &Embed, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
     let (ids, table) = (e.input(0)?, e.float_weight(op.table)?);
@@ -24,21 +24,9 @@ pub(super) fn splice(op: &Splice, e: &mut Emitter<'_>) -> Result<(), OnnxError> 
     e.result(Call::new("ScatterND", &[&rows, &places, &features]), 0)
 }
 
-pub(super) fn split(op: &Split, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
-    let x = e.input(0)?;
-    let sizes: Vec<i64> = op.sizes.iter().map(|&n| n as i64).collect();
-    let sizes = e.ints(&sizes);
-    e.results(Call::new("Split", &[&x, &sizes]).int("axis", -1), op.sizes.len())
-}
-
-pub(super) fn append_channel(op: &AppendChannel, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
-    let x = e.input(0)?;
-    let mut pads = vec![0; 2 * e.operand(0)?.shape.len()];
-    if let Some(last) = pads.last_mut() {
-        *last = 1;
-    }
-    let (pads, value) = (e.ints(&pads), e.float(op.value));
-    e.result(Call::new("Pad", &[&x, &pads, &value]), 0)
+pub(super) fn constant_rows(op: &ConstantRows, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
+    let (table, axis) = (e.float_weight(op.table)?, e.ints(&[0]));
+    e.result(Call::new("Unsqueeze", &[&table, &axis]), 0)
 }
 
 pub(super) fn merge_rows(op: &MergeRows, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
