@@ -25,7 +25,7 @@ macro_rules! element {
         })*
     };
 }
-element!(f32, Float; i8, Int8; u8, Uint8; i64, Int64; i32, Int32;);
+element!(f32, Float; i8, Int8; u8, Uint8; i64, Int64; i32, Int32; f64, Double;);
 
 /// Bytes handed to the file at once: a compromise between calls and memory beside the weight itself.
 const BLOCK: usize = 1 << 20;
