@@ -11,6 +11,7 @@ mod determinism;
 mod goldens;
 mod layouts;
 mod onnx;
+mod ops;
 mod passes;
 mod refusals;
 mod schemas;
