@@ -8,12 +8,14 @@
 //!
 //! # Values
 //! A [`ValueInfo`] is a float or integer tensor whose last axis is channels. Axes are [`Dim`]s: fixed, or one of a closed set of
-//! symbols. Tensors of tokens are `[batch, sequence, channels]` in the decoder and `[1, patches, channels]` in the vision tower;
+//! symbols. Tensors of tokens are `[batch, sequence, channels]` in the decoder and `[1, rows, channels]` in the vision tower, where an integer
+//! value `[rows]` gives the *segment* of each row: the frame, image or tile inside which it attends. Segments are runs numbered from 0;
 //! nothing in a graph depends on the number of images, their sizes, the length of the prompt or of the cache.
 //!
 //! # Basis: what may be rotated
 //! A float value may carry a [`Basis`]: its channels are coordinates of a residual [`Stream`] (`copies` of it side by side
-//! after patches were merged). A linear whose input has a basis *reads* the stream, one whose output has a basis *writes* it.
+//! after patches were merged). A linear whose input has a basis *reads* the stream, one whose output has a basis *writes* it;
+//! so do layer scales, token tables and constant rows.
 //! Normalisations and row selections keep the basis; sums need equal bases; element-wise non-linearities, products,
 //! rotary embeddings and attention are legal on values without a basis only. So a stream's rotation is exact when it is applied to all readers
 //! and writers of that basis, and a graph in which it would not be exact does not validate.

