@@ -1,4 +1,4 @@
-//! Rotary embeddings.
+//! Rotary embeddings: angles from positions, and the rotation by them.
 
 use rayon::prelude::*;
 

@@ -1,4 +1,4 @@
-//! Attention inside segments.
+//! Attention inside segments: of their own rows, and of the same queries for each.
 
 use std::ops::Range;
 
