@@ -35,7 +35,7 @@ const MENTIONS: &[Mention<'_>] = &[
         "a class of transformers, named in tokenizer_config.json by several families",
     ),
     (
-        "src/checkpoint/mod.rs",
+        "src/checkpoint/side_files.rs",
         "qwen.tiktoken",
         "a side file that a checkpoint folder may hold, to be copied along",
     ),
@@ -132,7 +132,8 @@ fn every_rust_file_is_tidy() {
 fn no_code_names_a_family() {
     let tree = tree().unwrap();
     let stem = |p: &str| Some(p.strip_prefix("converters/")?.strip_suffix(".yaml")?.to_owned());
-    let stems: Vec<String> = tree.iter().filter_map(|(p, _)| stem(p)).collect();
+    // Parts, in a folder of their own, are of no family.
+    let stems: Vec<String> = tree.iter().filter_map(|(p, _)| stem(p)).filter(|s| !s.contains('/')).collect();
     assert!(!stems.is_empty(), "no converters");
     let listed: Vec<String> = stems.iter().map(|s| format!("converters/{s}.yaml")).collect();
     let listed = listed.iter().map(|s| (LIBRARY, s.as_str(), "the list of built-in family files"));

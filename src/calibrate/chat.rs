@@ -1,5 +1,6 @@
 //! Chat templates: the Jinja program a checkpoint ships, run as transformers runs it
-//! (`utils/chat_template_utils.py`: blocks trimmed, Python string methods, `raise_exception`, `tojson`).
+//! (`utils/chat_template_utils.py`: blocks trimmed, Python string methods, `raise_exception`, `tojson`), or one that a
+//! family file gives for checkpoints whose own code writes prompts.
 //!
 //! What differs: `strftime_now` is not defined, since its output depends on the day; templates that ask `is defined`
 //! take their fixed date, others fail with an error that names it. `{% generation %}` blocks are not known. Which
@@ -11,17 +12,26 @@ use minijinja::value::Kwargs;
 use minijinja::{Environment, ErrorKind, Value};
 use serde_json::json;
 
+use crate::family::inputs::ContentForm;
+
 use super::dataset::{Content, Message};
 use super::prompt::PromptError;
 
 /// Name of the only template in the environment. No file ending, so nothing is escaped.
-const NAME: &str = "chat_template";
+pub(super) const NAME: &str = "chat_template";
+
+/// What the variable `cut` of a family file's template prints. The last code point but one is no character (Unicode
+/// chapter 23.7), so no text holds it by right.
+pub const CUT: &str = "\u{10FFFE}";
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     special: SpecialTokens,
+    content: ContentForm,
+    /// Where the template comes from: it may print `cut`, and never sees a content as a plain string.
+    from_family: bool,
 }
 
 /// Special tokens that templates print by name.
@@ -34,34 +44,42 @@ pub struct SpecialTokens {
 }
 
 impl ChatTemplate {
-    /// Compiles the template `source`.
+    /// Compiles the template `source` of a checkpoint. It sees messages in `content`.
     ///
     /// # Errors
     /// [`PromptError::TemplateSyntax`].
-    pub fn new(source: &str, special: SpecialTokens) -> Result<Self, PromptError> {
-        let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_filter("tojson", to_json);
-        environment
-            .add_template_owned(NAME, source.to_owned())
-            .map_err(|e| PromptError::TemplateSyntax { source: Box::new(e) })?;
-        Ok(Self { environment, special })
+    pub fn new(source: &str, special: SpecialTokens, content: ContentForm) -> Result<Self, PromptError> {
+        Ok(Self { environment: environment(source)?, special, content, from_family: false })
     }
 
-    /// The text of a conversation; with `add_generation_prompt` it ends where the model is to write.
+    /// Compiles the template `source` of a family file. It sees every content as a list of parts (a joined one as one
+    /// text part) and may print the variable `cut`.
+    ///
+    /// # Errors
+    /// [`PromptError::TemplateSyntax`].
+    pub fn of_family(
+        source: &str,
+        special: SpecialTokens,
+        content: ContentForm,
+    ) -> Result<Self, PromptError> {
+        Ok(Self { environment: environment(source)?, special, content, from_family: true })
+    }
+
+    /// The text of a conversation; with `add_generation_prompt` it ends where the model is to write. Where a family's
+    /// template prints `cut`, [`CUT`] stands.
     ///
     /// # Errors
     /// [`PromptError::TemplateRender`]: the template refused the messages (`raise_exception`) or cannot be run.
+    /// [`PromptError::Reserved`]: a message holds [`CUT`].
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, PromptError> {
         let failed = |e| PromptError::TemplateRender { source: Box::new(e) };
+        let holds_cut = |c: &Content| matches!(c, Content::Text(text) if text.contains(CUT));
+        if self.from_family && messages.iter().flat_map(|m| &m.content).any(holds_cut) {
+            return Err(PromptError::Reserved);
+        }
         let template = self.environment.get_template(NAME).map_err(failed)?;
         let mut context = json!({
-            "messages": messages.iter().map(as_given).collect::<Vec<_>>(),
+            "messages": messages.iter().map(|m| self.message(m)).collect::<Vec<_>>(),
             "add_generation_prompt": add_generation_prompt,
         });
         for (name, token) in [("bos_token", &self.special.bos), ("eos_token", &self.special.eos)] {
@@ -69,8 +87,43 @@ impl ChatTemplate {
                 context[name] = json!(token);
             }
         }
+        if self.from_family {
+            context["cut"] = json!(CUT);
+        }
         template.render(context).map_err(failed)
     }
+
+    /// A message as the template sees it.
+    fn message(&self, message: &Message) -> serde_json::Value {
+        let text = |text: &str| json!({ "type": "text", "text": text });
+        let content = match (&self.content, message.content.as_slice()) {
+            (ContentForm::Joined { separator, image }, pieces) => {
+                let pieces: Vec<&str> = pieces.iter().map(|p| piece_text(p, image)).collect();
+                let joined = pieces.join(separator);
+                if self.from_family { json!([text(&joined)]) } else { json!(joined) }
+            }
+            // transformers passes a message on in the form in which the data set gives it.
+            (ContentForm::Parts, [Content::Text(text)]) if message.plain && !self.from_family => json!(text),
+            (ContentForm::Parts, pieces) => pieces.iter().map(piece).collect(),
+        };
+        json!({ "role": message.role.name(), "content": content })
+    }
+}
+
+/// An environment with `source` as its only template, and what transformers gives templates.
+pub(super) fn environment(source: &str) -> Result<Environment<'static>, PromptError> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_filter("tojson", to_json);
+    environment
+        .add_template_owned(NAME, source.to_owned())
+        .map_err(|e| PromptError::TemplateSyntax { source: Box::new(e) })?;
+    Ok(environment)
 }
 
 /// The template in the `chat_template` value of `chat_template.json` or `tokenizer_config.json`: a string, or a list
@@ -94,20 +147,19 @@ pub fn template_source(value: Option<&serde_json::Value>) -> Result<Option<Strin
     }
 }
 
-/// A message as transformers passes it to the template: in the form in which the data set gives it.
-fn as_given(message: &Message) -> serde_json::Value {
-    let content = match message.content.as_slice() {
-        [Content::Text(text)] if message.plain => json!(text),
-        pieces => pieces.iter().map(piece).collect(),
-    };
-    json!({ "role": message.role.name(), "content": content })
-}
-
 /// An image shows as a constant in the place of its path: a path would bind the prompt to the machine.
 fn piece(content: &Content) -> serde_json::Value {
     match content {
         Content::Text(text) => json!({ "type": "text", "text": text }),
         Content::Image(_) => json!({ "type": "image", "image": "image" }),
+    }
+}
+
+/// A piece inside a joined content; `image` stands for an image.
+fn piece_text<'a>(content: &'a Content, image: &'a str) -> &'a str {
+    match content {
+        Content::Text(text) => text,
+        Content::Image(_) => image,
     }
 }
 

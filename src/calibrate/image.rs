@@ -14,6 +14,8 @@ use std::io::Cursor;
 use ::image::error::{LimitError, LimitErrorKind};
 use ::image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
+use crate::family::inputs::MAX_TILES;
+
 use super::dataset::ImageSource;
 
 /// Longest side of an image file that is decoded, in pixels.
@@ -60,7 +62,7 @@ pub enum ImageError {
     /// One side is too many times the other.
     #[error(
         "the image is {width} x {height} pixels: its longer side may be at most {} times its shorter side",
-        super::resize::MAX_ASPECT
+        super::views::MAX_ASPECT
     )]
     Aspect {
         /// Width in pixels.
@@ -80,18 +82,39 @@ pub enum ImageError {
         /// Side granularity in pixels.
         factor: u32,
     },
+    /// The plan's numbers of tiles allow none, or too many.
+    #[error("an image cannot be cut into {min} to {max} tiles: 1 to {MAX_TILES} are possible")]
+    Tiles {
+        /// Fewest tiles of the plan.
+        min: u32,
+        /// Most tiles of the plan.
+        max: u32,
+    },
+    /// The image would become too large.
+    #[error(
+        "an image of {width} x {height} pixels would be resized to {} x {}, through more than {MAX_PIXELS} pixels",
+        to.0, to.1
+    )]
+    Target {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Width and height it would get.
+        to: (u32, u32),
+    },
     /// The plan asks for something else than RGB.
     #[error("images have 3 channels, the model's image plan has {channels}")]
     Channels {
         /// Channels of the plan.
         channels: usize,
     },
-    /// The resized image is not a whole number of merge blocks.
-    #[error("a resized image of {width} x {height} pixels is not a whole number of blocks of {block} pixels")]
+    /// A tile is not a whole number of merge blocks.
+    #[error("a tile of {width} x {height} pixels is not a whole number of blocks of {block} pixels")]
     Patches {
-        /// Resized width in pixels.
+        /// Width of the tile in pixels.
         width: u32,
-        /// Resized height in pixels.
+        /// Height of the tile in pixels.
         height: u32,
         /// Side of a merge block in pixels.
         block: usize,

@@ -1,19 +1,22 @@
 //! Calibration and evaluation data: data set files, image preprocessing, chat templates, and the inputs
 //! of a model made from them exactly as the reference processor makes them.
 //!
-//! The way of one sample: [`dataset`] reads it, [`image`] decodes its pictures, [`resize`] and [`pixels`] turn them
-//! into rows, [`chat`] renders the conversation, [`tokenizer`](crate::tokenizer) turns it into ids, [`positions`] numbers them, and
-//! [`prompt`] joins all of these. Nothing here runs a model or knows a family by name: what differs between families
+//! The way of one sample: [`dataset`] reads it, [`image`] decodes its pictures, [`views`] chooses sizes and tiles,
+//! [`resize`] and [`pixels`] turn them into rows, [`chat`] renders the conversation, [`expansion`] puts the images'
+//! placeholders into it, [`tokenizer`](crate::tokenizer) turns it into ids, [`positions`] numbers them, and [`prompt`] joins all
+//! of these. Nothing here runs a model or knows a family by name: what differs between families
 //! arrives as the plain data of `family::inputs`.
 
 pub mod chat;
 pub mod dataset;
+pub mod expansion;
 pub mod image;
 pub mod observe;
 pub mod pixels;
 pub mod positions;
 pub mod prompt;
 pub mod resize;
+pub mod views;
 
 pub use dataset::{Content, Dataset, DatasetError, ImageSource, LoadOptions, Message, Role, Sample, load};
 pub use prompt::{Prepared, Preparer};

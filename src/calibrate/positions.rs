@@ -1,6 +1,74 @@
-//! M-RoPE position ids. Pure arithmetic on ids and grids; ids come from `prompt`.
+//! Position ids. Pure arithmetic on ids and grids; ids come from `prompt`.
+
+use crate::family::inputs::PositionRule;
 
 use super::prompt::PromptError;
+
+/// Rows of the images of a prompt, in prompt order.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageRows<'a> {
+    /// Id that stands once per row.
+    pub token_id: i64,
+    /// Decoder rows of each image.
+    pub rows: &'a [usize],
+    /// Frames, patch rows and patch columns of each tile of all images.
+    pub grids: &'a [[usize; 3]],
+}
+
+/// Position ids of every token of the expanded prompt `ids`: one list per axis, each as long as `ids`.
+///
+/// # Errors
+/// [`PromptError::Run`] when the runs of image tokens do not match the images, [`PromptError::Grid`],
+/// [`PromptError::SharedRows`].
+pub fn position_ids(
+    rule: PositionRule,
+    ids: &[i64],
+    images: ImageRows<'_>,
+) -> Result<Vec<Vec<i64>>, PromptError> {
+    match rule {
+        PositionRule::MropeGrid { merge } => {
+            mrope_positions(ids, images.grids, images.token_id, merge).map(Vec::from)
+        }
+        PositionRule::Sequential => Ok(vec![(0..ids.len() as i64).collect()]),
+        PositionRule::SharedImage => Ok(vec![shared_positions(ids, images.rows, images.token_id)?]),
+    }
+}
+
+/// One position per token, but three for an image: its first row p, its last p + 2, all between p + 1
+/// (`ChatGLMModel.forward` of GLM-4V's `modeling_chatglm.py`, where they are those of begin, placeholder and end before
+/// the placeholder is expanded). `rows` are the decoder rows of each image.
+///
+/// # Errors
+/// [`PromptError::Run`], and [`PromptError::SharedRows`] when an image has fewer than three rows.
+pub fn shared_positions(ids: &[i64], rows: &[usize], image_token_id: i64) -> Result<Vec<i64>, PromptError> {
+    let mut positions = Vec::with_capacity(ids.len());
+    let (mut next, mut image) = (0i64, 0);
+    while let Some(&id) = ids.get(positions.len()) {
+        if id != image_token_id {
+            positions.push(next);
+            next += 1;
+            continue;
+        }
+        let found = ids[positions.len()..].iter().take_while(|&&id| id == image_token_id).count();
+        // Two images may stand side by side, so a longer run is not wrong yet.
+        let expected = *rows.get(image).ok_or(PromptError::Run { image, expected: 0, found })?;
+        if found < expected {
+            return Err(PromptError::Run { image, expected, found });
+        }
+        if expected < 3 {
+            return Err(PromptError::SharedRows { image, rows: expected });
+        }
+        positions.push(next);
+        positions.extend(std::iter::repeat_n(next + 1, expected - 2));
+        positions.push(next + 2);
+        next += 3;
+        image += 1;
+    }
+    match rows.get(image) {
+        None => Ok(positions),
+        Some(&expected) => Err(PromptError::Run { image, expected, found: 0 }),
+    }
+}
 
 /// Tokens that an image of `grid` (t, patch rows, patch columns) takes in the prompt when `merge` x `merge` patches
 /// become one token.
@@ -106,6 +174,27 @@ mod tests {
         assert_eq!(t, [0, 0, 2, 3]);
         assert_eq!(h, [0, 0, 2, 2]);
         assert_eq!(w, [0, 1, 2, 2]);
+    }
+
+    #[test]
+    fn shared_images_take_three_positions() {
+        let images = |rows| ImageRows { token_id: IMAGE, rows, grids: &[] };
+        let ids = [5, 9, 9, 9, 9, 6, 9, 9, 9, 9, 9, 9, 7];
+        let found = position_ids(PositionRule::SharedImage, &ids, images(&[4, 3, 3])).unwrap();
+        assert_eq!(found, [[0, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]]);
+        let fails = |ids, rows| shared_positions(ids, rows, IMAGE).unwrap_err();
+        assert!(matches!(fails(&[9, 9], &[2]), PromptError::SharedRows { image: 0, rows: 2 }));
+        assert!(matches!(fails(&[9, 9], &[3]), PromptError::Run { image: 0, expected: 3, found: 2 }));
+        assert!(matches!(fails(&[9, 9, 9, 9], &[3]), PromptError::Run { image: 1, expected: 0, found: 1 }));
+        assert!(matches!(fails(&[1], &[3]), PromptError::Run { image: 0, expected: 3, found: 0 }));
+    }
+
+    #[test]
+    fn sequential_positions_do_not_see_images() {
+        let images = ImageRows { token_id: IMAGE, rows: &[2], grids: &[[1, 2, 4]] };
+        assert_eq!(position_ids(PositionRule::Sequential, &[1, 9, 9, 2], images).unwrap(), [[0, 1, 2, 3]]);
+        let grid = position_ids(PositionRule::MropeGrid { merge: 2 }, &[1, 9, 9, 2], images).unwrap();
+        assert_eq!(grid, [[0, 1, 1, 3], [0, 1, 1, 3], [0, 1, 2, 3]]);
     }
 
     #[test]

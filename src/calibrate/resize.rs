@@ -1,4 +1,4 @@
-//! Target size of an image and bicubic resizing with antialiasing, both bit for bit as the reference does them.
+//! Bicubic resizing with antialiasing, bit for bit as Pillow does it. Target sizes are chosen in `views`.
 //!
 //! [`bicubic`] is Pillow 13's fixed-point resampler (`src/libImaging/Resample.c`), which transformers' `PilBackend`
 //! calls. `fast_image_resize` 6 (CatmullRom) was compared with Pillow 13.0.0 on the sizes of the tests and not taken:
@@ -10,70 +10,12 @@ use std::ops::Range;
 use ::image::RgbImage;
 use rayon::prelude::*;
 
-use crate::family::inputs::Resize;
-
-use super::image::ImageError;
-
-/// Largest ratio of the longer to the shorter side that `smart_resize` accepts.
-pub const MAX_ASPECT: f64 = 200.0;
-
 /// Fraction bits of the resampling coefficients: 8 bits of pixel and 2 bits of headroom are left of 32 (Pillow's
 /// `PRECISION_BITS`).
 const PRECISION: u32 = 32 - 8 - 2;
 
 /// Radius of the bicubic kernel in source pixels when enlarging.
 const SUPPORT: f64 = 2.0;
-
-/// Size `(width, height)` in pixels that `rule` gives an image of `width` x `height` pixels.
-///
-/// # Errors
-/// [`ImageError::Aspect`] when one side is more than [`MAX_ASPECT`] times the other, [`ImageError::EmptyTarget`] when a
-/// side of the image or of the result is 0.
-pub fn target_size(rule: &Resize, width: u32, height: u32) -> Result<(u32, u32), ImageError> {
-    match *rule {
-        Resize::Smart { factor, min_pixels, max_pixels } => {
-            smart_resize(width, height, factor, min_pixels, max_pixels)
-        }
-    }
-}
-
-/// Size `(width, height)` in pixels with both sides multiples of `factor` and the area between `min_pixels` and
-/// `max_pixels` where the rounding allows it: `smart_resize` of transformers' `image_processing_qwen2_vl.py`.
-/// Rounding to the multiple is Python's, half to even; divisions are in double precision in Python's order.
-///
-/// # Errors
-/// As [`target_size`].
-pub fn smart_resize(
-    width: u32,
-    height: u32,
-    factor: u32,
-    min_pixels: u64,
-    max_pixels: u64,
-) -> Result<(u32, u32), ImageError> {
-    if width == 0 || height == 0 || factor == 0 {
-        return Err(ImageError::EmptyTarget { width, height, factor });
-    }
-    let (w, h, f) = (f64::from(width), f64::from(height), f64::from(factor));
-    if w.max(h) / w.min(h) > MAX_ASPECT {
-        return Err(ImageError::Aspect { width, height });
-    }
-    let (mut nw, mut nh) = ((w / f).round_ties_even(), (h / f).round_ties_even());
-    // Products of two u32 stay exact in u128, as Python's integers do.
-    let area = (nw * f) as u128 * (nh * f) as u128;
-    if area > u128::from(max_pixels) {
-        let beta = (w * h / max_pixels as f64).sqrt();
-        nw = (w / beta / f).floor().max(1.0);
-        nh = (h / beta / f).floor().max(1.0);
-    } else if area < u128::from(min_pixels) {
-        let beta = (min_pixels as f64 / (w * h)).sqrt();
-        nw = (w * beta / f).ceil();
-        nh = (h * beta / f).ceil();
-    }
-    if nw < 1.0 || nh < 1.0 || nw * f > f64::from(u32::MAX) || nh * f > f64::from(u32::MAX) {
-        return Err(ImageError::EmptyTarget { width, height, factor });
-    }
-    Ok(((nw * f) as u32, (nh * f) as u32))
-}
 
 /// Resamples `image` to `width` x `height` pixels with Pillow's bicubic filter (a = -0.5, support widened when
 /// shrinking): one pass per axis, rounded to 8 bits after each. A pass that keeps its length is skipped, as in

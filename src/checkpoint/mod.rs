@@ -15,6 +15,7 @@ mod layout;
 mod mmap;
 mod open;
 mod problem;
+mod side_files;
 mod tensor;
 
 use std::collections::BTreeMap;
@@ -24,38 +25,15 @@ use std::path::{Path, PathBuf};
 pub use dtype::Dtype;
 pub use error::{CheckpointError, FileError};
 pub use problem::Problem;
+pub use side_files::SideFiles;
 pub use tensor::TensorRef;
 
-use folder::Folder;
 use mmap::MappedFile;
-
-/// Files that belong to a model besides its weights; those present are listed by [`Checkpoint::input_files`].
-const SIDE_FILES: [&str; 18] = [
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "config.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "qwen.tiktoken",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-    "vocab.txt",
-];
 
 /// An open checkpoint. `Send + Sync`: tensors may be read from many threads.
 #[derive(Debug)]
 pub struct Checkpoint {
-    folder: Folder,
-    config: serde_json::Value,
+    files: SideFiles,
     shards: Vec<Shard>,
     /// Names of the weight files read, and of the index if one led to them.
     weight_files: Vec<String>,
@@ -91,44 +69,48 @@ impl Checkpoint {
         open::open(dir)
     }
 
-    /// The folder as it was given to [`open`](Self::open).
+    /// The files besides the weights.
+    pub fn files(&self) -> &SideFiles {
+        &self.files
+    }
+
+    /// See [`SideFiles::dir`].
     pub fn dir(&self) -> &Path {
-        self.folder.dir()
+        self.files.dir()
     }
 
-    /// `config.json`; always a JSON object.
+    /// See [`SideFiles::config`].
     pub fn config(&self) -> &serde_json::Value {
-        &self.config
+        self.files.config()
     }
 
-    /// JSON of the file `name` (a plain file name); `None` when there is no such file.
+    /// See [`SideFiles::json`].
     ///
     /// # Errors
-    /// [`CheckpointError::File`]: not JSON (with line and column), not UTF-8, larger than 256 MiB, unreadable, or a
-    /// link out of the checkpoint.
+    /// As there.
     pub fn json(&self, name: &str) -> Result<Option<serde_json::Value>, CheckpointError> {
-        Ok(self.folder.json(name)?)
+        self.files.json(name)
     }
 
-    /// Text of the file `name` (a plain file name); `None` when there is no such file.
+    /// See [`SideFiles::text`].
     ///
     /// # Errors
-    /// [`CheckpointError::File`]: not UTF-8, larger than 256 MiB, unreadable, or a link out of the checkpoint.
+    /// As there.
     pub fn text(&self, name: &str) -> Result<Option<String>, CheckpointError> {
-        Ok(self.folder.text(name)?)
+        self.files.text(name)
     }
 
-    /// Path of the file `name` (a plain file name), for readers that want a path; `None` when there is no such file.
+    /// See [`SideFiles::path`].
     ///
     /// # Errors
-    /// [`CheckpointError::File`]: not a plain name, not a regular file, or a link out of the checkpoint.
+    /// As there.
     pub fn path(&self, name: &str) -> Result<Option<PathBuf>, CheckpointError> {
-        Ok(self.folder.find(name)?)
+        self.files.path(name)
     }
 
-    /// True when the folder has a readable regular file `name`.
+    /// See [`SideFiles::has_file`].
     pub fn has_file(&self, name: &str) -> bool {
-        matches!(self.folder.find(name), Ok(Some(_)))
+        self.files.has_file(name)
     }
 
     /// The tensor `name`, not read yet.
@@ -160,7 +142,7 @@ impl Checkpoint {
     /// Paths of the files that make up the input, sorted: configuration, tokenizer, processor and weight files with
     /// their index. This is the list to hash: other files of the folder (readmes, code, unread weights) are not in it.
     pub fn input_files(&self) -> Vec<PathBuf> {
-        let side = SIDE_FILES.iter().copied().filter(|name| self.has_file(name));
+        let side = self.files.present();
         let mut names: Vec<&str> = side.chain(self.weight_files.iter().map(String::as_str)).collect();
         names.sort_unstable();
         names.into_iter().map(|name| self.dir().join(name)).collect()
@@ -171,7 +153,7 @@ impl Checkpoint {
     pub fn unread_weights(&self) -> Vec<String> {
         let ends =
             [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".gguf"];
-        let mut names = self.folder.names();
+        let mut names = self.files.entries();
         names.retain(|name| ends.iter().any(|end| name.ends_with(end)) && !self.weight_files.contains(name));
         names
     }

@@ -10,13 +10,11 @@ use super::header::{self, TensorEntry};
 use super::index::{INDEX, Index, RawIndex};
 use super::mmap::MappedFile;
 use super::problem::Problem;
+use super::side_files::{SideFiles, read_config};
 use super::{Checkpoint, Location, Shard};
 
 /// Name of the weights when they are in one file.
 const SINGLE: &str = "model.safetensors";
-
-/// Name of the model's configuration.
-const CONFIG: &str = "config.json";
 
 /// Opens the checkpoint in `dir`; the body of [`Checkpoint::open`].
 pub(super) fn open(dir: &Path) -> Result<Checkpoint, CheckpointError> {
@@ -39,18 +37,8 @@ pub(super) fn open(dir: &Path) -> Result<Checkpoint, CheckpointError> {
         weight_files.push(shard.name);
     }
     weight_files.extend(index.then(|| INDEX.to_owned()));
-    Ok(Checkpoint { folder, config, shards: mapped, weight_files, tensors })
-}
-
-/// `config.json`, which must be there and be an object.
-fn read_config(folder: &Folder, problems: &mut Vec<Problem>) -> Option<serde_json::Value> {
-    // Parsed as an object straight away, so that the error for `[]` or `3` has a line and a column too.
-    match folder.json::<serde_json::Map<String, serde_json::Value>>(CONFIG) {
-        Ok(Some(map)) => return Some(serde_json::Value::Object(map)),
-        Ok(None) => problems.push(FileError::Missing { file: folder.dir().join(CONFIG) }.into()),
-        Err(error) => problems.push(error.into()),
-    }
-    None
+    let files = SideFiles::new(folder, config);
+    Ok(Checkpoint { files, shards: mapped, weight_files, tensors })
 }
 
 /// One weight file whose header is sound.

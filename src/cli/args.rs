@@ -24,6 +24,11 @@ Examples:
   mquant-export inspect out --json | jq .files        an exported folder
   mquant-export inspect out/model.onnx                one graph";
 
+const PREPROCESS_EXAMPLES: &str = "\
+Examples:
+  mquant-export preprocess out --image cat.jpg --prompt \"What is this?\" -o prompt.safetensors
+  python out/generate.py prompt.safetensors          the answer, where the export wrote that program";
+
 /// Quantize a multimodal LLM checkpoint (MQuant: static int8 scales per modality) and write it as ONNX.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, after_help = EXAMPLES, max_term_width = 100)]
@@ -43,6 +48,9 @@ pub enum Command {
     /// Show what is in a checkpoint folder, an exported folder or an .onnx file.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
+    /// Make the input tensors of one prompt, images and text, for programs that run the exported graphs.
+    #[command(after_help = PREPROCESS_EXAMPLES)]
+    Preprocess(PreprocessArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  mquant-export completions bash > ~/.local/share/bash-completion/completions/mquant-export"
@@ -131,6 +139,42 @@ pub struct InspectArgs {
     pub family_file: Option<PathBuf>,
 
     /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `preprocess`.
+#[derive(Debug, ClapArgs)]
+pub struct PreprocessArgs {
+    /// Exported folder or checkpoint; its weights are not read.
+    #[arg(value_name = "FOLDER", value_hint = clap::ValueHint::DirPath)]
+    pub folder: PathBuf,
+
+    /// Image (PNG, JPEG or WebP) that stands before the text; give it once for each image.
+    #[arg(long = "image", value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub images: Vec<PathBuf>,
+
+    /// Text of the user's message.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+
+    /// Instructions to the model, in a system message before.
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+
+    /// Describe the model by your own family file instead of the built-in ones.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub family_file: Option<PathBuf>,
+
+    /// File to make, in safetensors format.
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub out: PathBuf,
+
+    /// Replace the file if it exists.
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print the result, or the error, as one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
 }
@@ -231,6 +275,11 @@ mod tests {
 
     #[test]
     fn commands_take_their_own_flags() {
+        let args =
+            parse("x preprocess out --image a.png --image b.png --prompt hi -o p.safetensors").unwrap();
+        let Some(Command::Preprocess(a)) = args.command else { panic!("{args:?}") };
+        assert_eq!((a.images.len(), a.prompt.as_str(), a.force), (2, "hi", false));
+        assert!(parse("x preprocess out --prompt hi").unwrap_err().to_string().contains("--out"));
         let args = parse("x inspect out --json").unwrap();
         let Some(Command::Inspect(a)) = args.command else { panic!("{args:?}") };
         assert!(a.json && args.export.is_none());

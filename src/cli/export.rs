@@ -56,8 +56,10 @@ fn dump_ir(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
     let (_, resolved) = describe(&args.model, args.family_file.as_deref())?;
     let ir = graph::dump(&resolved.model);
     if args.json {
-        return printer
-            .result(&IrObject { schema_version: SCHEMA_VERSION, family: resolved.family, ir }, |_| vec![]);
+        return printer.result(
+            &IrObject { schema_version: SCHEMA_VERSION, family: resolved.description.family, ir },
+            |_| vec![],
+        );
     }
     printer.text(&ir)
 }

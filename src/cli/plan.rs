@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::SCHEMA_VERSION;
 use super::format::{count, plural, property, table};
 use crate::pipeline::{ExportRequest, Plan};
-use crate::quantize::LinearPlan;
 use crate::quantize::recipe::Activations;
+use crate::quantize::{Decision, LinearPlan};
 
 /// A plan as shown.
 #[derive(Debug, Serialize)]
@@ -39,8 +39,8 @@ impl PlanSeen {
             kind: "plan",
             model: request.model.clone(),
             out: request.out.clone(),
-            family: plan.resolved().family.clone(),
-            title: plan.resolved().title.clone(),
+            family: plan.resolved().description.family.clone(),
+            title: plan.resolved().description.title.clone(),
             parameters: plan.parameters(),
             recipe: request.recipe.name.clone(),
             ops: request.onnx.ops.name(),
@@ -99,7 +99,11 @@ fn cells(linear: &LinearPlan) -> Vec<String> {
         Activations::Static => "int8, one static scale",
         Activations::Msq => "int8, a static scale per modality",
     };
-    let decided = linear.decided_by.as_ref().map_or_else(String::new, |p| format!("override {p}"));
+    let decided = match &linear.decided_by {
+        Decision::Component => String::new(),
+        Decision::Override(pattern) => format!("override {pattern}"),
+        Decision::ConstantInput => "input is constant: computed once, at load".to_string(),
+    };
     vec![pattern(&linear.role), format!("{} x {}", linear.out, linear.input), precision.into(), decided]
 }
 
@@ -114,16 +118,10 @@ mod tests {
     use super::*;
     use crate::quantize::recipe::{Precision, Weights};
 
-    fn linear(role: &str, activations: Activations, decided_by: Option<&str>) -> LinearPlan {
+    fn linear(role: &str, activations: Activations, decided_by: Decision) -> LinearPlan {
         let weights = if activations == Activations::Float { Weights::Float } else { Weights::Int8 };
         let precision = Precision { weights, activations };
-        LinearPlan {
-            role: role.into(),
-            out: 8,
-            input: 4,
-            precision,
-            decided_by: decided_by.map(String::from),
-        }
+        LinearPlan { role: role.into(), out: 8, input: 4, precision, decided_by }
     }
 
     #[test]
@@ -142,10 +140,10 @@ mod tests {
             calibration_samples: Some(1),
             linears_quantized: 3,
             linears: vec![
-                linear("vision.blocks.0.mlp.up", Activations::Static, None),
-                linear("decoder.layers.0.attn.q", Activations::Msq, None),
-                linear("decoder.layers.1.attn.q", Activations::Msq, None),
-                linear("decoder.head", Activations::Float, Some("*.head")),
+                linear("vision.blocks.0.mlp.up", Activations::Static, Decision::Component),
+                linear("decoder.layers.0.attn.q", Activations::Msq, Decision::Component),
+                linear("decoder.layers.1.attn.q", Activations::Msq, Decision::Component),
+                linear("decoder.head", Activations::Float, Decision::Override("*.head".into())),
             ],
         };
         let lines = seen.lines();

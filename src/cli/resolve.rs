@@ -2,10 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{ExportArgs, Format, Ops};
+use super::args::{ExportArgs, Format, Ops, PreprocessArgs};
 use super::error::CliError;
 use crate::export::onnx::{OnnxOptions, OpSet};
-use crate::pipeline::{CalibrationData, ExportRequest};
+use crate::pipeline::{CalibrationData, ExportRequest, PreprocessRequest};
 use crate::quantize::recipe::Recipe;
 
 /// What the flags of an export ask for.
@@ -30,6 +30,19 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
         family_file: args.family_file.clone(),
         onnx: OnnxOptions { ops: op_set(args.ops) },
     })
+}
+
+/// What the flags of `preprocess` ask for.
+pub fn preprocess(args: &PreprocessArgs) -> PreprocessRequest {
+    PreprocessRequest {
+        model: args.folder.clone(),
+        images: args.images.clone(),
+        prompt: args.prompt.clone(),
+        system: args.system.clone(),
+        family_file: args.family_file.clone(),
+        out: args.out.clone(),
+        force: args.force,
+    }
 }
 
 fn op_set(ops: Ops) -> OpSet {

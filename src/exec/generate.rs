@@ -2,6 +2,7 @@
 
 use super::run::{ExecError, Executor, Inputs, Outputs};
 use super::value::Value;
+use crate::graph::build::PROMPT_LENGTH;
 use crate::graph::{Model, Part};
 use crate::numeric::{Real, Tensor};
 
@@ -41,6 +42,7 @@ pub struct Generation<'a> {
 pub struct DecoderState<T> {
     cache: Outputs<T>,
     length: usize,
+    prompt_length: usize,
     next_position: i64,
     /// Logits of every row of the last step, `[1, rows, vocab]`.
     pub logits: Tensor<T>,
@@ -55,15 +57,15 @@ impl<T: Real> DecoderState<T> {
         let features = image_features(exec, prompt)?;
         let n = prompt.input_ids.len();
         let ids = Tensor::new(vec![1, n], prompt.input_ids.to_vec())?;
-        let positions = Tensor::new(vec![prompt.position_ids.len(), 1, n], prompt.position_ids.concat())?;
-        let next_position = positions.data().iter().max().map_or(0, |p| p + 1);
+        let next_position = prompt.position_ids.iter().flatten().max().map_or(0, |p| p + 1);
         let mut state = Self {
             cache: empty_cache(exec.model()),
             length: 0,
+            prompt_length: n,
             next_position,
             logits: Tensor::full(vec![1, 0, 0], T::ZERO),
         };
-        state.advance(exec, ids, features, positions)?;
+        state.advance(exec, ids, features, prompt.position_ids)?;
         Ok(state)
     }
 
@@ -72,12 +74,11 @@ impl<T: Real> DecoderState<T> {
     /// # Errors
     /// [`GenerateError`] as for [`prefill`](Self::prefill).
     pub fn step(&mut self, exec: &Executor<'_, T>, token: i64) -> Result<(), GenerateError> {
-        let axes = exec.model().spec.decoder.rope_sections.len();
-        let positions = Tensor::full(vec![axes, 1, 1], self.next_position);
+        let positions = vec![vec![self.next_position]; exec.model().spec.decoder.position_axes()];
         self.next_position += 1;
         let width = feature_width(exec.model());
         let none = Tensor::full(vec![0, width], T::ZERO);
-        self.advance(exec, Tensor::full(vec![1, 1], token), none, positions)
+        self.advance(exec, Tensor::full(vec![1, 1], token), none, &positions)
     }
 
     /// The most likely next token; the lowest id among equals.
@@ -98,7 +99,7 @@ impl<T: Real> DecoderState<T> {
         exec: &Executor<'_, T>,
         ids: Tensor<i64>,
         features: Tensor<T>,
-        positions: Tensor<i64>,
+        positions: &[Vec<i64>],
     ) -> Result<(), GenerateError> {
         let rows = ids.data().len();
         let mut inputs = Inputs::new();
@@ -106,9 +107,8 @@ impl<T: Real> DecoderState<T> {
         inputs.insert("image_features".into(), Value::Float(features));
         let mut out = exec.run(Part::Embedding, inputs, &mut ())?;
         let embeds = take(&mut out, Part::Embedding, "inputs_embeds")?;
-        let mut inputs = Inputs::new();
+        let mut inputs = position_inputs(exec.model(), positions, self.prompt_length)?;
         inputs.insert("inputs_embeds".into(), embeds);
-        inputs.insert("position_ids".into(), Value::Int(positions));
         self.length += rows;
         inputs.insert("attention_mask".into(), Value::Int(Tensor::full(vec![1, self.length], 1)));
         for (name, value) in std::mem::take(&mut self.cache) {
@@ -179,6 +179,28 @@ pub fn vision_inputs<T: Real>(
         ("pixel_values".to_string(), Value::Float(pixels.cast())),
         ("image_grid_thw".to_string(), Value::Int(Tensor::new(vec![grids.len(), 3], grid)?)),
     ]))
+}
+
+/// Inputs of the decoder that say where tokens are: `position_ids` from one list per axis, and the length of the prompt where the graph
+/// asks for it.
+///
+/// # Errors
+/// [`crate::numeric::ShapeError`] when the axes differ in length.
+pub fn position_inputs<T: Real>(
+    model: &Model,
+    positions: &[Vec<i64>],
+    prompt_length: usize,
+) -> Result<Inputs<T>, crate::numeric::ShapeError> {
+    let n = positions.first().map_or(0, Vec::len);
+    let shape =
+        if model.spec.decoder.rope_sections.is_empty() { vec![1, n] } else { vec![positions.len(), 1, n] };
+    let ids = Value::Int(Tensor::new(shape, positions.concat())?);
+    let mut inputs = Inputs::from([("position_ids".to_string(), ids)]);
+    if model.graph(Part::Decoder).is_some_and(|g| g.find(PROMPT_LENGTH).is_some()) {
+        let length = Tensor::full(vec![1], prompt_length as i64);
+        inputs.insert(PROMPT_LENGTH.to_string(), Value::Int(length));
+    }
+    Ok(inputs)
 }
 
 /// Channels of the rows the embedding graph takes: the decoder's width, and the modality channel where there is one.

@@ -10,7 +10,8 @@ mod value;
 mod weights;
 
 pub use generate::{
-    DecoderState, GenerateError, Generation, empty_cache, feature_width, greedy, vision_inputs,
+    DecoderState, GenerateError, Generation, empty_cache, feature_width, greedy, position_inputs,
+    vision_inputs,
 };
 pub use lockstep::{Keep, LockstepTap, run_lockstep};
 pub use run::{ExecError, Executor, Inputs, Outputs, Tap};

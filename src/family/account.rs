@@ -2,26 +2,13 @@
 //! misshapen is listed together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 
+use super::binding::{Binding, RowSet};
 use super::error::FamilyProblem;
-use super::schema::{FamilyFile, TensorDef};
+use super::schema::{FamilyFile, ResizeTableDef, TensorDef};
 use super::values::Values;
 use crate::checkpoint::Checkpoint;
 use crate::graph::{Model, glob};
-
-/// Where the numbers of a role are.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Binding {
-    /// Tensor name in the checkpoint.
-    pub tensor: String,
-    /// Rows of the tensor (its first axis).
-    pub rows: Range<usize>,
-    /// Elements per row.
-    pub row_len: usize,
-    /// Canonical shape: the first axis, and all others flattened.
-    pub shape: Vec<usize>,
-}
 
 /// A tensor that is not used, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +35,8 @@ pub(super) fn account(family: &FamilyFile, checkpoint: &Checkpoint, values: &Val
         let n = def.repeat.as_ref().map(|n| values.count(n, &def.name));
         match n {
             None => state.tensor(def, None),
-            // A broken depth is reported once by `count`; it must not make a million missing tensors of it.
-            Some(n) => (0..n.min(10_000)).for_each(|i| state.tensor(def, Some(i))),
+            // The missing tensors of a broken depth are to be read by somebody; no model is as deep as this.
+            Some(n) => (0..n.min(1_000)).for_each(|i| state.tensor(def, Some(i))),
         }
     }
     state.rest(family);
@@ -76,6 +63,9 @@ fn fill(template: &str, layout: &BTreeMap<String, String>, i: Option<usize>) -> 
         None => name,
     }
 }
+
+/// Rows of a fused tensor and the roles they have, each with the resizing of its table.
+type Block<'a> = (usize, Vec<(&'a String, Option<&'a ResizeTableDef>)>);
 
 struct State<'a> {
     checkpoint: &'a Checkpoint,
@@ -117,24 +107,85 @@ impl State<'_> {
         self.roles(def, i, &name, &shape);
     }
 
-    fn roles(&mut self, def: &TensorDef, i: Option<usize>, tensor: &str, shape: &[usize]) {
-        let rows = shape.first().copied().unwrap_or(1);
-        let row_len: usize = shape.iter().skip(1).product();
-        let whole = def.role.iter().map(|r| (r, rows));
-        let blocks = def.blocks.iter().flatten().map(|b| (&b.role, self.values.count(&b.rows, tensor)));
-        let parts: Vec<(&String, usize)> = whole.chain(blocks).collect();
-        let total = parts.iter().map(|(_, n)| n).sum();
-        if total != rows {
+    fn roles(&mut self, def: &TensorDef, i: Option<usize>, tensor: &str, stored: &[usize]) {
+        let Some(seen) = self.seen_as(def, tensor, stored) else { return };
+        let rows = seen.first().copied().unwrap_or(1);
+        let row_len: usize = seen.iter().skip(1).product();
+        let groups = def.groups.as_ref().map_or(1, |n| self.values.count(n, tensor));
+        let whole = def.role.iter().map(|r| (rows / groups, vec![(r, None)]));
+        let blocks = def.blocks.iter().flatten().map(|b| {
+            let also = b.also.iter().map(|a| (&a.role, a.resize.as_ref()));
+            let roles = std::iter::once((&b.role, b.resize.as_ref())).chain(also).collect();
+            (self.values.count(&b.rows, tensor), roles)
+        });
+        let parts: Vec<Block<'_>> = whole.chain(blocks).collect();
+        let stride: usize = parts.iter().map(|(n, _)| n).sum();
+        if stride.checked_mul(groups) != Some(rows) {
             let tensor = tensor.to_string();
-            return self.values.report(FamilyProblem::Blocks { tensor, rows, blocks: total });
+            return self.values.report(FamilyProblem::Blocks {
+                tensor,
+                rows,
+                blocks: stride.saturating_mul(groups),
+            });
         }
         let mut start = 0;
-        for (role, n) in parts {
-            let shape = if shape.len() > 1 { vec![n, row_len] } else { vec![n] };
-            let binding = Binding { tensor: tensor.to_string(), rows: start..start + n, row_len, shape };
-            self.bind(fill(role, self.layout, i), binding);
-            start += n;
+        for (count, roles) in parts {
+            let rows = RowSet { start, count, groups, stride };
+            for (role, resize) in roles {
+                let sides =
+                    resize.map(|r| [self.values.count(&r.from, tensor), self.values.count(&r.to, tensor)]);
+                let Some(total) = self.table_rows(tensor, rows.total(), sides) else { continue };
+                let binding = Binding {
+                    tensor: tensor.to_string(),
+                    permute: def.permute.clone().unwrap_or_default(),
+                    rows,
+                    row_len,
+                    resize: sides,
+                    shape: if seen.len() > 1 { vec![total, row_len] } else { vec![total] },
+                };
+                self.bind(fill(role, self.layout, i), binding);
+            }
+            start += count;
         }
+    }
+
+    /// The shape whose first axis are the rows: stored, with axes in another order, or seen anew.
+    fn seen_as(&self, def: &TensorDef, tensor: &str, stored: &[usize]) -> Option<Vec<usize>> {
+        let view = |wanted: String| {
+            let problem = FamilyProblem::View { tensor: tensor.to_string(), shape: stored.to_vec(), wanted };
+            self.values.report(problem);
+            None
+        };
+        let mut shape = stored.to_vec();
+        if let Some(order) = &def.permute {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            if !sorted.iter().copied().eq(0..stored.len()) {
+                return view(format!("axes {order:?}"));
+            }
+            shape = order.iter().map(|&a| stored[a]).collect();
+        }
+        if let Some(dims) = &def.view {
+            let dims: Vec<usize> = dims.iter().map(|n| self.values.count(n, tensor)).collect();
+            if dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(shape.iter().product()) {
+                return view(format!("shape {dims:?}"));
+            }
+            shape = dims;
+        }
+        Some(shape)
+    }
+
+    /// Rows after a table of `rows` rows is resized; reports a table that is not square.
+    fn table_rows(&self, tensor: &str, rows: usize, sides: Option<[usize; 2]>) -> Option<usize> {
+        let Some([from, to]) = sides else { return Some(rows) };
+        // A resized table is a few thousand rows; a side beyond 2^16 is a broken configuration.
+        if from.checked_mul(from) == Some(rows) && to < 1 << 16 {
+            return Some(to * to);
+        }
+        let (tensor, shape) = (tensor.to_string(), vec![rows]);
+        let wanted = format!("a table of {from} x {from} rows resized to {to} x {to}");
+        self.values.report(FamilyProblem::View { tensor, shape, wanted });
+        None
     }
 
     fn bind(&mut self, role: String, binding: Binding) {

@@ -2,6 +2,7 @@
 
 use crate::checkpoint::CheckpointError;
 use crate::graph::build::BuildError;
+use crate::tokenizer::TokenizerError;
 
 /// Why a checkpoint could not be described.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,20 @@ pub enum FamilyError {
         /// `; the nearest is X`, or empty.
         nearest: String,
     },
+    /// The family is known, and one of its parts is of a kind that the family file does not describe.
+    #[error(
+        "config.json: no option of the family {family} fits {found}\n\
+         known: {known}\n\
+         hint: an option is one entry under `choose` in the family file"
+    )]
+    NoOption {
+        /// Family name.
+        family: String,
+        /// Keys and values looked at.
+        found: String,
+        /// What the options ask for.
+        known: String,
+    },
     /// The checkpoint does not fit its family. Holds all problems found.
     #[error("the checkpoint does not fit the family {family}; {} problem(s):\n{}", .problems.len(), list(.problems))]
     Misfit {
@@ -49,6 +64,9 @@ pub enum FamilyError {
     /// A file of the checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The tokenizer's files are missing or broken.
+    #[error("the tokenizer cannot be read")]
+    Tokenizer(#[from] TokenizerError),
     /// The numbers of the configuration contradict each other.
     #[error("config.json describes a model that cannot be built")]
     Build(#[from] BuildError),
@@ -85,12 +103,30 @@ pub enum FamilyProblem {
         /// What was found.
         found: String,
     },
+    /// A setting that the family file does not support.
+    #[error("config.json: {found}; only {wanted} is supported: {reason}")]
+    Unsupported {
+        /// Key and value.
+        found: String,
+        /// What is accepted.
+        wanted: String,
+        /// What the setting changes.
+        reason: String,
+    },
     /// A family file uses a name it does not define.
     #[error("family file: {user} refers to {name}, which is not defined")]
     Undefined {
         /// Where it is used.
         user: String,
         /// The undefined name.
+        name: String,
+    },
+    /// The tokenizer lacks a token that the prompt needs.
+    #[error("tokenizer: the token {token} does not exist (needed for {name})")]
+    MissingToken {
+        /// Text of the token.
+        token: String,
+        /// Name in the family file.
         name: String,
     },
     /// A tensor that must be there is not.
@@ -134,6 +170,16 @@ pub enum FamilyProblem {
         first: String,
         /// Second tensor.
         second: String,
+    },
+    /// A stored shape cannot be seen the way the family file says.
+    #[error("family file: tensor {tensor} of shape {shape:?} cannot become {wanted}")]
+    View {
+        /// Tensor name.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The order of axes or the shape asked for.
+        wanted: String,
     },
     /// The row blocks of a fused tensor do not add up.
     #[error("family file: tensor {tensor} has {rows} rows, its blocks have {blocks}")]

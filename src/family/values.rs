@@ -2,12 +2,12 @@
 //! a value that failed reads as a harmless stand-in and the resolution fails at the end.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value as Json;
 
 use super::error::FamilyProblem;
-use super::schema::{FamilyFile, JsonSource, Num, NumberSource};
+use super::schema::{FamilyFile, JsonSource, Match, Num, NumberSource, QuotientDef, Requirement};
 
 /// Evaluates names of one family file against one checkpoint.
 pub(super) struct Values<'a> {
@@ -16,12 +16,14 @@ pub(super) struct Values<'a> {
     preprocessor: &'a Json,
     memo: RefCell<BTreeMap<String, f64>>,
     problems: RefCell<Vec<FamilyProblem>>,
+    /// Texts of the problems: a broken depth makes a hundred thousand of them.
+    told: RefCell<HashSet<String>>,
 }
 
 impl<'a> Values<'a> {
     pub(super) fn new(family: &'a FamilyFile, config: &'a Json, preprocessor: &'a Json) -> Self {
-        let (memo, problems) = (RefCell::default(), RefCell::default());
-        Self { family, config, preprocessor, memo, problems }
+        let (memo, problems, told) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { family, config, preprocessor, memo, problems, told }
     }
 
     /// Everything that went wrong so far.
@@ -30,9 +32,8 @@ impl<'a> Values<'a> {
     }
 
     pub(super) fn report(&self, problem: FamilyProblem) {
-        let mut problems = self.problems.borrow_mut();
-        if !problems.contains(&problem) {
-            problems.push(problem);
+        if self.told.borrow_mut().insert(problem.to_string()) {
+            self.problems.borrow_mut().push(problem);
         }
     }
 
@@ -42,6 +43,18 @@ impl<'a> Values<'a> {
             Num::Literal(x) => *x,
             Num::Name(name) => self.named(name, user),
         }
+    }
+
+    /// A finite number above 0.
+    pub(super) fn positive(&self, num: &Num, user: &str) -> f64 {
+        let x = self.real(num, user);
+        if x.is_finite() && x > 0.0 {
+            return x;
+        }
+        if !x.is_nan() {
+            self.bad(num, user, "a number above 0", x.to_string());
+        }
+        1.0
     }
 
     /// A whole number of at least 1.
@@ -110,19 +123,44 @@ impl<'a> Values<'a> {
         // Present while it is computed, so that a definition in a circle ends (as NaN, which nothing accepts).
         self.memo.borrow_mut().insert(name.to_string(), f64::NAN);
         let x = match source {
-            NumberSource::Product(p) => p.product.iter().map(|n| self.real(n, name)).product(),
-            NumberSource::Quotient(q) => {
-                let [a, b] = &q.quotient;
-                let (x, y) = (self.real(a, name), self.real(b, name));
-                if x % y != 0.0 && !x.is_nan() && !y.is_nan() {
-                    self.bad(&Num::Name(name.into()), user, "an exact quotient", format!("{x} / {y}"));
-                }
-                x / y
+            NumberSource::Product(p) => {
+                let product: f64 = p.product.iter().map(|n| self.real(n, name)).product();
+                if p.truncate { product.trunc() } else { product }
             }
+            NumberSource::Sum(s) => s.sum.iter().map(|n| self.real(n, name)).sum(),
+            NumberSource::Quotient(q) => self.quotient(q, name, user),
             NumberSource::Json(source) => self.number(source, name),
         };
         self.memo.borrow_mut().insert(name.to_string(), x);
         x
+    }
+
+    fn quotient(&self, def: &QuotientDef, name: &str, user: &str) -> f64 {
+        let [a, b] = &def.quotient;
+        let (x, y) = (self.real(a, name), self.real(b, name));
+        let quotient = x / y;
+        if def.truncate {
+            return quotient.trunc();
+        }
+        if quotient.fract() != 0.0 && !quotient.is_nan() {
+            self.bad(&Num::Name(name.into()), user, "an exact quotient", format!("{x} / {y}"));
+        }
+        quotient
+    }
+
+    /// Settings that are not supported.
+    pub(super) fn require(&self, wanted: &[Requirement]) {
+        for r in wanted {
+            let (at, equals, default) = (r.at.clone(), Some(r.equals.clone()), r.default.clone());
+            let condition = Match { at, equals, default, present: None };
+            if !condition.holds(self.config) {
+                self.report(FamilyProblem::Unsupported {
+                    found: condition.found(self.config),
+                    wanted: condition.wanted(),
+                    reason: r.why.clone(),
+                });
+            }
+        }
     }
 
     fn number(&self, source: &JsonSource<f64>, name: &str) -> f64 {

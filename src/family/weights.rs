@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::account::Binding;
+use super::binding::Binding;
 use crate::checkpoint::Checkpoint;
 use crate::graph::{WeightData, WeightError, WeightSource};
 use crate::numeric::Tensor;
@@ -25,9 +25,8 @@ impl WeightSource for CheckpointWeights<'_> {
         let unknown = || WeightError::Unknown { role: role.to_string() };
         let binding = self.bindings.get(role).ok_or_else(unknown)?;
         let tensor = self.checkpoint.tensor(&binding.tensor).ok_or_else(unknown)?;
-        let mut out = vec![0.0f32; binding.rows.len() * binding.row_len];
-        tensor
-            .read_f32_into(binding.rows.start * binding.row_len, &mut out)
+        let out = binding
+            .read(&tensor)
             .map_err(|e| WeightError::Read { role: role.to_string(), source: Box::new(e) })?;
         let tensor = Tensor::new(binding.shape.clone(), out);
         Ok(WeightData::Float(tensor.map_err(|source| WeightError::Shape { name: role.to_string(), source })?))

@@ -1,6 +1,6 @@
 //! Graphs and models as data, and the builder that adds nodes to a graph with their result types inferred.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::ops::{Op, OpError, OpSpec};
 use super::spec::ModelSpec;
@@ -75,6 +75,17 @@ impl Graph {
     /// Finds a value by name.
     pub fn find(&self, name: &str) -> Option<ValueId> {
         self.values.iter().position(|v| v.name == name).map(ValueId)
+    }
+
+    /// Values that depend on no input: the same in every run.
+    pub fn constants(&self) -> BTreeSet<ValueId> {
+        let mut constants = BTreeSet::new();
+        for node in &self.nodes {
+            if node.inputs.iter().all(|v| constants.contains(v)) {
+                constants.extend(&node.outputs);
+            }
+        }
+        constants
     }
 
     /// For every value that some node reads, the index of the last such node.

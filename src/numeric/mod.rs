@@ -1,6 +1,7 @@
 //! Numerics: tensors, scalar types, matrix products, quantization grids, statistics. Pure functions on slices and
 //! tensors; nothing here knows a graph, a file or a model family.
 
+pub mod bicubic;
 pub mod gemm;
 pub mod grid;
 mod real;

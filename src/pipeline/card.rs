@@ -21,7 +21,7 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
          | linears in integer arithmetic | {quantized} |\n\
          | operators | {ops} |\n\
          | calibration samples | {samples} |\n\n",
-        title = resolved.title,
+        title = resolved.description.title,
         recipe = manifest.recipe.name,
         tool = manifest.tool.name,
         version = manifest.tool.version,
@@ -50,20 +50,34 @@ fn files(resolved: &Resolved, manifest: &Manifest) -> String {
     } else {
         ""
     };
-    let run = if resolved.genai.is_some() { RUN } else { "" };
+    let run = if resolved.description.genai.is_ok() { RUN_GENAI } else { RUN_GENERATE };
     format!(
         "## Files\n\n\
          - `vision.onnx`: `pixel_values`, `image_grid_thw` to `image_features` [rows, {width}]\n\
          - `embedding.onnx`: `input_ids`, `image_features` to `inputs_embeds` [batch, sequence, {width}]\n\
          - `model.onnx`: `inputs_embeds`, `attention_mask`, `position_ids`, `past_key_values.*` to `logits`, `present.*`\n\
          - `*.onnx.data`: weights of the graph of that name\n\
-         - `mquant.json`: recipe, scales, hashes of every source and artifact file\n\n\
+         - `mquant.json`: recipe, scales, inputs and outputs, hashes of every source and artifact file\n\n\
          {channel}{run}"
     )
 }
 
+/// How to try the artifact where GenAI cannot run it.
+const RUN_GENERATE: &str = r#"
+## Run
+
+onnxruntime-genai has no type for this model. With `pip install numpy onnxruntime tokenizers`, in this folder:
+
+```sh
+mquant-export preprocess . --image image.png --prompt "Describe the image." -o prompt.safetensors
+python generate.py prompt.safetensors --max-new-tokens 64
+```
+
+`mquant.json` describes every input and output of the graphs under `graphs`, for programs of your own.
+"#;
+
 /// How to try the artifact in a stock runtime.
-const RUN: &str = r#"
+const RUN_GENAI: &str = r#"
 ## Run
 
 With `pip install onnxruntime-genai`, in this folder:

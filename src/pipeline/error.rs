@@ -1,4 +1,4 @@
-//! Why an export failed, by stage. [`PipelineError::is_user_error`] separates what the user can mend from what we must.
+//! Why an export (or the preparation of a prompt) failed, by stage. [`PipelineError::is_user_error`] separates what the user can mend from what we must.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::export::onnx::OnnxError;
 use crate::family::FamilyError;
 use crate::quantize::QuantizeError;
 
-/// Failure of one export.
+/// Failure of an export, or of preparing one prompt.
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
     /// The checkpoint cannot be read.
@@ -21,6 +21,9 @@ pub enum PipelineError {
     /// Calibration data cannot be used.
     #[error("calibration data")]
     Data(#[from] DataError),
+    /// Images and text could not be made into what the model takes.
+    #[error("the inputs of the model could not be prepared")]
+    Inputs(#[source] Box<DataError>),
     /// The recipe needs calibration data and none was given.
     #[error(
         "the recipe {recipe} has static activation scales and needs calibration data\n\
@@ -59,6 +62,14 @@ pub enum PipelineError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// The output file cannot be used.
+    #[error("output file {path}: {reason}", path = .path.display())]
+    OutputFile {
+        /// As given.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A file operation failed.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -78,6 +89,11 @@ pub enum PipelineError {
 }
 
 impl PipelineError {
+    /// [`PipelineError::Inputs`]; boxed, because every result would grow with a second of these.
+    pub(super) fn inputs(source: DataError) -> Self {
+        PipelineError::Inputs(Box::new(source))
+    }
+
     /// Whether the cause is in what the user gave (files, flags, disk), not in this program.
     pub fn is_user_error(&self) -> bool {
         match self {

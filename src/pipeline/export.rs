@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::card::model_card;
 use super::error::PipelineError;
 use super::manifest::{
-    Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, OnnxForm, Source, Tool, hash_file,
-    hash_files, linear_scales,
+    Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, OnnxForm, Placeholder, Source, Tool,
+    hash_file, hash_files, linear_scales,
 };
 use super::output::Output;
 use super::prepare::{Prepared, prepare};
@@ -18,6 +18,9 @@ use crate::export::onnx::{self, genai::GenaiInput};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
 use crate::quantize::{self, Quantized, QuantizedWeights, Ranges};
+
+/// Hugging Face's description of a tokenizer.
+const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// A checkpoint read and understood, and what the recipe means for it. Nothing has been computed.
 #[derive(Debug)]
@@ -167,20 +170,18 @@ impl Run<'_> {
             }
             progress.at((before + done) as u64, graph);
         })?;
-        for path in side_files(&plan.checkpoint) {
-            // Read and written apart, so that an error names the file it belongs to.
-            let bytes =
-                std::fs::read(&path).map_err(|source| PipelineError::Io { path: path.clone(), source })?;
-            let target = dir.join(path.file_name().unwrap_or_default());
-            std::fs::write(&target, bytes).map_err(|source| PipelineError::Io { path: target, source })?;
-        }
+        copy_side_files(plan, dir)?;
         // After the copies: a checkpoint may have a processor_config.json of its own, which GenAI cannot read.
         let share_buffer = onnx::shares_cache_buffer(&quantized.model, &self.request.onnx);
         match genai_input(&plan.resolved, quantized, share_buffer) {
-            Some(input) => {
+            Ok(input) => {
                 onnx::genai::write(&input, dir)?;
             }
-            None => self.warn(Warning::NoGenai { family: plan.resolved.family.clone() }),
+            Err(reason) => {
+                write(dir, onnx::GENERATE_FILE, onnx::GENERATE)?;
+                let family = plan.resolved.description.title.clone();
+                self.warn(Warning::NoGenai { family, reason: reason.clone() });
+            }
         }
         self.progress.end();
         Ok(())
@@ -220,7 +221,7 @@ impl Run<'_> {
             source_bytes: manifest.source.files.iter().map(|f| f.bytes).sum(),
             artifact_bytes,
             warnings: std::mem::take(&mut self.warnings),
-            family: plan.resolved.family,
+            family: plan.resolved.description.family,
             recipe: self.request.recipe.name.clone(),
         })
     }
@@ -239,15 +240,22 @@ impl Run<'_> {
             }
             _ => None,
         };
+        let prompt = &plan.resolved.description.prompt;
         Ok(Manifest {
             schema_version: MANIFEST_VERSION,
             tool: Tool::this(),
-            family: plan.resolved.family.clone(),
+            family: plan.resolved.description.family.clone(),
             format: "onnx".into(),
             onnx: OnnxForm {
                 ops: self.request.onnx.ops.name().into(),
                 modality_channel: carries_modality(quantized),
             },
+            graphs: onnx::signatures(&quantized.model, &self.request.onnx),
+            placeholder: Placeholder {
+                image_token_id: prompt.image_token_id,
+                image_token: prompt.image_token.clone(),
+            },
+            eos_token_ids: prompt.eos_token_ids.clone(),
             recipe: self.request.recipe.clone(),
             source: Source { revision: revision(&self.request.model), files },
             calibration,
@@ -264,17 +272,21 @@ fn carries_modality(quantized: &Quantized) -> bool {
     features != width
 }
 
-/// What GenAI must be told, when it knows the family.
-fn genai_input(resolved: &Resolved, quantized: &Quantized, share_buffer: bool) -> Option<GenaiInput> {
-    let genai = resolved.genai.as_ref()?;
+/// What GenAI must be told, or why it cannot run the family.
+fn genai_input<'a>(
+    resolved: &'a Resolved,
+    quantized: &Quantized,
+    share_buffer: bool,
+) -> Result<GenaiInput, &'a String> {
+    let genai = resolved.description.genai.as_ref()?;
     let d = &quantized.model.spec.decoder;
-    Some(GenaiInput {
+    Ok(GenaiInput {
         model_type: genai.model_type.clone(),
         processor: genai.processor.clone(),
-        image_token_id: resolved.prompt.image_token_id,
+        image_token_id: resolved.description.prompt.image_token_id,
         vision_start_token_id: genai.vision_start_token_id,
         video_token_id: Some(genai.video_token_id),
-        eos_token_ids: resolved.prompt.eos_token_ids.clone(),
+        eos_token_ids: resolved.description.prompt.eos_token_ids.clone(),
         bos_token_id: genai.bos_token_id,
         // Without a padding token nothing may be masked.
         pad_token_id: genai.pad_token_id.unwrap_or(-1),
@@ -285,12 +297,25 @@ fn genai_input(resolved: &Resolved, quantized: &Quantized, share_buffer: bool) -
         num_attention_heads: d.heads,
         num_key_value_heads: d.kv_heads,
         num_hidden_layers: d.layers,
-        patch_size: resolved.image.rows.patch,
-        merge_size: resolved.image.rows.merge,
-        temporal_patch_size: resolved.image.rows.temporal,
-        image: resolved.image.clone(),
+        patch_size: resolved.description.image.rows.patch,
+        merge_size: resolved.description.image.rows.merge,
+        temporal_patch_size: resolved.description.image.rows.temporal,
+        image: resolved.description.image.clone(),
         share_buffer,
     })
+}
+
+/// Copies what belongs to the model besides its weights. The `tokenizer.json` is always that of the tokenizer in use, so that what runs an
+/// artifact needs no reader of other formats; where the checkpoint's own is read, it is the same text.
+fn copy_side_files(plan: &Plan, dir: &Path) -> Result<(), PipelineError> {
+    for path in side_files(&plan.checkpoint) {
+        // Read and written apart, so that an error names the file it belongs to.
+        let bytes =
+            std::fs::read(&path).map_err(|source| PipelineError::Io { path: path.clone(), source })?;
+        let target = dir.join(path.file_name().unwrap_or_default());
+        std::fs::write(&target, bytes).map_err(|source| PipelineError::Io { path: target, source })?;
+    }
+    write(dir, TOKENIZER_FILE, plan.resolved.description.tokenizer.json())
 }
 
 /// Files of the checkpoint that travel with the artifact: all but the weights.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::PipelineError;
+use crate::export::onnx::GraphSignature;
 use crate::quantize::recipe::{Activations, Recipe};
 use crate::quantize::{Quantized, ScaleNote};
 
@@ -34,6 +35,12 @@ pub struct Manifest {
     pub format: String,
     /// Form of the graphs.
     pub onnx: OnnxForm,
+    /// The graph files, in the order in which they run.
+    pub graphs: Vec<GraphSignature>,
+    /// How images stand in prompts.
+    pub placeholder: Placeholder,
+    /// Token ids that end generation.
+    pub eos_token_ids: Vec<i64>,
     /// The recipe, whole.
     pub recipe: Recipe,
     /// The checkpoint.
@@ -64,6 +71,17 @@ pub struct OnnxForm {
     pub ops: String,
     /// Whether image features and embeddings carry the modality as one more channel: 1 for visual rows, 0 for text.
     pub modality_channel: bool,
+}
+
+/// How an image stands in `input_ids`: each decoder row of it (each row of `image_features`) is one placeholder. What stands around and
+/// between them differs between families; `mquant-export preprocess` writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Placeholder {
+    /// Id of the placeholder token.
+    pub image_token_id: i64,
+    /// Its text.
+    pub image_token: String,
 }
 
 /// The source checkpoint.
@@ -235,6 +253,9 @@ mod tests {
                 family: String::new(),
                 format: "onnx".into(),
                 onnx: OnnxForm { ops: "ort".into(), modality_channel: false },
+                graphs: vec![],
+                placeholder: Placeholder { image_token_id: 0, image_token: String::new() },
+                eos_token_ids: vec![],
                 recipe: recipe.clone(),
                 source: Source { revision: None, files: vec![] },
                 calibration: None,

@@ -1,6 +1,6 @@
 //! The pipeline: read, prepare, calibrate, emit, finish, in one temporary folder that is renamed to its final name at the very end. What
 //! one export is asked for is a [`request`], what it tells is a [`report`], how it speaks on the way is [`progress`].
-//! No arithmetic, no formats and no printing here.
+//! One prompt alone is [`preprocess`]'s business. No arithmetic, no formats and no printing here.
 
 mod card;
 mod error;
@@ -8,6 +8,7 @@ mod export;
 mod manifest;
 mod output;
 mod prepare;
+mod preprocess;
 mod progress;
 mod report;
 mod request;
@@ -16,6 +17,7 @@ pub use error::PipelineError;
 pub use export::{Plan, export, plan};
 pub use manifest::{MANIFEST_FILE, Manifest};
 pub use prepare::{calibration_samples, preparer};
+pub use preprocess::{PreprocessReport, PreprocessRequest, preprocess};
 pub use progress::{Progress, Silent, Stage, Warning};
 pub use report::{ExportReport, REPORT_VERSION};
 pub use request::{CalibrationData, ExportRequest};

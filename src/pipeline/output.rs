@@ -96,7 +96,8 @@ impl Output {
     }
 }
 
-fn parent_of(target: &Path) -> PathBuf {
+/// The folder of `target`, which need not exist.
+pub(super) fn parent_of(target: &Path) -> PathBuf {
     match target.parent() {
         Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
         _ => PathBuf::from("."),

@@ -8,10 +8,10 @@ use super::progress::{Progress, Silent, Stage};
 use super::request::CalibrationData;
 use crate::calibrate::chat::{ChatTemplate, SpecialTokens, template_source};
 use crate::calibrate::{DataError, LoadOptions, Preparer, Sample, load};
-use crate::checkpoint::Checkpoint;
-use crate::family::Resolved;
+use crate::checkpoint::{Checkpoint, SideFiles};
+use crate::family::inputs::TemplateSource;
+use crate::family::{Description, Resolved};
 use crate::quantize::CalibrationSample;
-use crate::tokenizer::{Tokenizer, TokenizerFormat};
 
 /// Samples prepared together; their decoded images are alive at once.
 const CHUNK: usize = 16;
@@ -32,7 +32,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, PipelineError> {
     let options = LoadOptions { allow_outside: data.allow_outside, limit: data.limit };
     let dataset = load(&data.path, &options)?;
-    let preparer = preparer(checkpoint, resolved)?;
+    let preparer = preparer(checkpoint.files(), &resolved.description)?;
     progress.begin(Stage::Prepare, dataset.samples.len() as u64);
     let mut samples = Vec::with_capacity(dataset.samples.len());
     for chunk in dataset.samples.chunks(CHUNK) {
@@ -57,40 +57,43 @@ pub fn calibration_samples(
     Ok(prepare(data, checkpoint, resolved, &mut Silent)?.samples)
 }
 
-/// The prompt machinery of a checkpoint.
+/// The prompt machinery of a checkpoint or an exported folder.
 ///
 /// # Errors
 /// [`PipelineError`] when tokenizer or chat template are missing or do not fit the model.
-pub fn preparer(checkpoint: &Checkpoint, resolved: &Resolved) -> Result<Preparer, PipelineError> {
-    let tokenizer = Tokenizer::from_folder(checkpoint.dir(), &TokenizerFormat::HuggingFace {})
-        .map_err(|e| PipelineError::Data(DataError::Plan(e.into())))?;
-    let template = ChatTemplate::new(&chat_template(checkpoint)?, special_tokens(checkpoint)?);
-    let template = template.map_err(|e| PipelineError::Data(DataError::Plan(e)))?;
-    Ok(Preparer::new(resolved.image.clone(), resolved.prompt.clone(), template, tokenizer)?)
+pub fn preparer(files: &SideFiles, description: &Description) -> Result<Preparer, PipelineError> {
+    let Description { image, prompt, tokenizer, .. } = description;
+    let (special, content) = (special_tokens(files)?, prompt.content.clone());
+    let template = match &prompt.template {
+        TemplateSource::Checkpoint => ChatTemplate::new(&chat_template(files)?, special, content),
+        TemplateSource::Text(text) => ChatTemplate::of_family(text, special, content),
+    };
+    let template = template.map_err(|e| PipelineError::inputs(DataError::Plan(e)))?;
+    Preparer::new(image.clone(), prompt.clone(), template, tokenizer.clone()).map_err(PipelineError::inputs)
 }
 
 /// The chat template, looked for where transformers does, in its order.
-fn chat_template(checkpoint: &Checkpoint) -> Result<String, PipelineError> {
-    if let Some(text) = checkpoint.text("chat_template.jinja")? {
+fn chat_template(files: &SideFiles) -> Result<String, PipelineError> {
+    if let Some(text) = files.text("chat_template.jinja")? {
         return Ok(text);
     }
     for file in ["chat_template.json", "tokenizer_config.json"] {
-        let json = checkpoint.json(file)?;
+        let json = files.json(file)?;
         let source = template_source(json.as_ref().and_then(|j| j.get("chat_template")));
-        if let Some(text) = source.map_err(|e| PipelineError::Data(DataError::Plan(e)))? {
+        if let Some(text) = source.map_err(|e| PipelineError::inputs(DataError::Plan(e)))? {
             return Ok(text);
         }
     }
     Err(PipelineError::MissingFile {
-        dir: checkpoint.dir().to_path_buf(),
+        dir: files.dir().to_path_buf(),
         file: "chat_template.jinja, chat_template.json or the key chat_template of tokenizer_config.json",
         purpose: "turning chat messages into a prompt",
     })
 }
 
 /// Special tokens that templates print: strings, or objects with their text under `content`.
-fn special_tokens(checkpoint: &Checkpoint) -> Result<SpecialTokens, PipelineError> {
-    let config = checkpoint.json("tokenizer_config.json")?.unwrap_or_default();
+fn special_tokens(files: &SideFiles) -> Result<SpecialTokens, PipelineError> {
+    let config = files.json("tokenizer_config.json")?.unwrap_or_default();
     let text = |key: &str| {
         let value = config.get(key)?;
         value.as_str().or_else(|| value.get("content")?.as_str()).map(String::from)
@@ -103,7 +106,7 @@ fn one(preparer: &Preparer, sample: &Sample) -> Result<CalibrationSample, DataEr
     let p = preparer.prepare_sample(sample)?;
     let next = p.next_position();
     let answer = p.answer_ids.unwrap_or_default();
-    let mut positions: Vec<Vec<i64>> = p.position_ids.into();
+    let mut positions = p.position_ids;
     for axis in &mut positions {
         axis.extend((0..answer.len() as i64).map(|i| next + i));
     }

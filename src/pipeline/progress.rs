@@ -54,13 +54,15 @@ pub enum Warning {
         /// `visual` or `text`.
         modality: &'static str,
     },
-    /// The checkpoint has no runtime that knows its image processor.
+    /// GenAI cannot run the family.
     #[error(
-        "ONNX Runtime GenAI has no model type for the family {family}; no genai_config.json was written (the graphs run in ONNX Runtime)"
+        "onnxruntime-genai cannot run {family}, so no genai_config.json was written; generate.py runs the files. {reason}"
     )]
     NoGenai {
-        /// Family name.
+        /// Name of the family, for people.
         family: String,
+        /// The family file's sentence.
+        reason: String,
     },
 }
 

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::error::QuantizeError;
 use crate::calibrate::observe::ModalityRange;
 use crate::exec::{
-    Inputs, Keep, LockstepTap, Value, empty_cache, feature_width, run_lockstep, vision_inputs,
+    Inputs, Keep, LockstepTap, Value, empty_cache, feature_width, position_inputs, run_lockstep,
+    vision_inputs,
 };
 use crate::graph::{Graph, Model, Node, Op, Part, WeightSource};
 use crate::numeric::Tensor;
@@ -110,8 +111,7 @@ fn run_group(
     let mut inputs = Vec::with_capacity(group.len());
     for (s, mut input) in group.iter().zip(embeds) {
         let n = s.ids.len();
-        let positions = Tensor::new(vec![s.positions.len(), 1, n], s.positions.concat())?;
-        input.insert("position_ids".into(), Value::Int(positions));
+        input.extend(position_inputs(model, &s.positions, n)?);
         input.insert("attention_mask".into(), Value::Int(Tensor::full(vec![1, n], 1)));
         let cache = empty_cache(model).into_iter();
         input.extend(cache.map(|(name, v)| (name.replacen("present.", "past_key_values.", 1), v)));

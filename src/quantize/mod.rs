@@ -11,5 +11,5 @@ mod weights;
 pub use apply::{Quantized, ScaleNote, apply};
 pub use calibration::{CalibrationSample, Ranges, calibrate};
 pub use error::QuantizeError;
-pub use plan::{LinearPlan, Plan, plan};
+pub use plan::{Decision, LinearPlan, Plan, plan};
 pub use weights::QuantizedWeights;

@@ -1,8 +1,10 @@
 //! The plan: what the recipe means for each linear of one model.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::error::QuantizeError;
 use super::recipe::{Activations, Precision, Recipe};
-use crate::graph::{Component, Model, glob};
+use crate::graph::{Component, Model, Part, ValueId, glob};
 
 /// Precision of every linear, in graph order.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -22,8 +24,20 @@ pub struct LinearPlan {
     pub input: usize,
     /// Its precision.
     pub precision: Precision,
-    /// Pattern of the override that decided, if one did.
-    pub decided_by: Option<String>,
+    /// What decided.
+    pub decided_by: Decision,
+}
+
+/// What decided the precision of a linear.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// The rule of its component.
+    Component,
+    /// The override with this pattern.
+    Override(String),
+    /// Its input is the same in every run. It stays float: runtimes compute it once, when they load the file.
+    ConstantInput,
 }
 
 /// Applies the rules of `recipe` to the linears of `model`.
@@ -33,23 +47,29 @@ pub struct LinearPlan {
 pub fn plan(model: &Model, recipe: &Recipe) -> Result<Plan, QuantizeError> {
     let mut used = vec![false; recipe.overrides.len()];
     let mut linears = Vec::new();
-    for (_, node, linear) in model.linears() {
+    let constants: BTreeMap<Part, BTreeSet<ValueId>> =
+        model.graphs.iter().map(|g| (g.part, g.constants())).collect();
+    for (graph, node, linear) in model.linears() {
         let mut precision = match node.component {
             Component::Vision => recipe.components.vision,
             Component::Projector => recipe.components.projector,
             Component::Embedding | Component::Decoder => recipe.components.decoder,
         };
-        let mut decided_by = None;
+        let mut decided_by = Decision::Component;
         for (o, used) in recipe.overrides.iter().zip(&mut used) {
             if glob(&o.pattern, &node.name) {
                 *used = true;
                 precision = o.precision();
-                decided_by = Some(o.pattern.clone());
+                decided_by = Decision::Override(o.pattern.clone());
             }
         }
         if precision.activations == Activations::Msq && node.component != Component::Decoder {
             let reason = format!("{}: every row of this linear is visual, use activations static", node.name);
             return Err(QuantizeError::Recipe { name: recipe.name.clone(), reason });
+        }
+        if node.inputs.iter().all(|v| constants[&graph.part].contains(v)) {
+            precision = Precision::FLOAT;
+            decided_by = Decision::ConstantInput;
         }
         let shape = &model.weight(linear.weight).shape;
         linears.push(LinearPlan {

@@ -63,6 +63,11 @@ pub struct Precision {
     pub activations: Activations,
 }
 
+impl Precision {
+    /// Nothing is rounded.
+    pub const FLOAT: Self = Self { weights: Weights::Float, activations: Activations::Float };
+}
+
 /// Weight storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

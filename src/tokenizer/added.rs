@@ -37,10 +37,10 @@ impl AddedToken {
     }
 }
 
-/// What `tokenizer_config.json` of a checkpoint says; JSON null when there is none.
+/// What `tokenizer_config.json` of a checkpoint says. Special tokens stand there, and every released checkpoint has it: a folder without it
+/// lost a file, and texts would get other ids without a word.
 pub(super) fn config(folder: &Path) -> Result<Value, TokenizerError> {
-    let path = folder.join("tokenizer_config.json");
-    if path.exists() { read_json(&path) } else { Ok(Value::Null) }
+    read_json(&folder.join("tokenizer_config.json"))
 }
 
 /// The added tokens of a checkpoint by id: `added_tokens_decoder` of its `tokenizer_config.json` (given as `config`),

@@ -1,21 +1,45 @@
 //! The trained fixture's evaluation set and how a model's answers to it are scored.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use mquant_export::calibrate::{LoadOptions, Prepared, Preparer, Sample, load};
 use mquant_export::exec::{Executor, Generation, greedy};
 use mquant_export::family::Resolved;
+use mquant_export::graph::WeightSource;
+use mquant_export::pipeline::{CalibrationData, calibration_samples};
+use mquant_export::quantize::recipe::Recipe;
+use mquant_export::quantize::{Quantized, apply, calibrate, plan};
 use rayon::prelude::*;
 
-use super::fixture;
 use super::judge::Bundle;
+use super::{fixture, open};
 
 /// The trained checkpoint.
 pub const TINY: &str = "qwen2_vl_tiny";
 
 /// Samples of one of the fixture's tables.
 pub fn samples(table: &str) -> Vec<Sample> {
-    load(&fixture(TINY).join(table), &LoadOptions { allow_outside: false, limit: None }).unwrap().samples
+    load_samples(&fixture(TINY).join(table))
+}
+
+/// All samples of a data set file.
+pub fn load_samples(path: &Path) -> Vec<Sample> {
+    load(path, &LoadOptions::default()).unwrap().samples
+}
+
+/// The model of a fixture as a recipe makes it with the samples of `data`.
+pub fn quantize(
+    name: &str,
+    data: &Path,
+    resolved: &Resolved,
+    weights: &dyn WeightSource,
+    recipe: &Recipe,
+) -> Quantized {
+    let data = CalibrationData { path: data.to_path_buf(), allow_outside: false, limit: None };
+    let samples = calibration_samples(&data, &open(name).0, resolved).unwrap();
+    let ranges = calibrate(&resolved.model, weights, &samples, &mut |_, _, _| {}).unwrap();
+    apply(&resolved.model, &plan(&resolved.model, recipe).unwrap(), &ranges, recipe.msq_merge_ratio).unwrap()
 }
 
 /// Exact-match accuracy per kind of question and in all.
@@ -60,7 +84,10 @@ pub fn bundle(preparer: &Preparer, samples: &[Sample]) -> Bundle {
         let p = preparer.prepare_sample(sample).unwrap();
         let n = p.input_ids.len();
         bundle.ints(format!("s{i}.input_ids"), vec![n], &p.input_ids);
-        bundle.ints(format!("s{i}.position_ids"), vec![3, n], &p.position_ids.concat());
+        bundle.ints(format!("s{i}.position_ids"), vec![p.position_ids.len(), n], &p.position_ids.concat());
+        if p.grids.is_empty() {
+            continue;
+        }
         let grid: Vec<i64> = p.grids.iter().flatten().map(|&g| g as i64).collect();
         bundle.ints(format!("s{i}.image_grid_thw"), vec![p.grids.len(), 3], &grid);
         bundle.floats(format!("s{i}.pixel_values"), &p.pixel_values);
@@ -85,7 +112,7 @@ pub fn answers(
     resolved: &Resolved,
     samples: &[Sample],
 ) -> Vec<String> {
-    let stop = &resolved.prompt.eos_token_ids;
+    let stop = &resolved.description.prompt.eos_token_ids;
     let one = |sample: &Sample| {
         let p = preparer.prepare_sample(sample).unwrap();
         let prompt = generation(&p);

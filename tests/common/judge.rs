@@ -10,8 +10,13 @@ use safetensors::tensor::TensorView;
 
 use super::fixture;
 
+/// A path as an argument.
+pub fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
 /// Runs the program; panics with its output unless it succeeds.
-pub fn export(args: &[&str]) {
+pub fn mquant(args: &[&str]) {
     let out = Command::new(env!("CARGO_BIN_EXE_mquant-export")).args(args).output().unwrap();
     assert!(out.status.success(), "{args:?}\n{}", String::from_utf8_lossy(&out.stderr));
 }
@@ -21,17 +26,22 @@ pub fn export_fixture(dir: &Path, name: &str, flags: &[&str]) -> PathBuf {
     let out = dir.join("artifact");
     let (model, target) = (fixture(name), out.display().to_string());
     let model = model.display().to_string();
-    export(&[&[model.as_str(), "--format", "onnx", "-o", &target], flags].concat());
+    mquant(&[&[model.as_str(), "--format", "onnx", "-o", &target], flags].concat());
     out
 }
 
 /// Runs a judge of `tests/judges` and returns what it printed.
 pub fn judge(script: &str, args: &[&str]) -> String {
+    python(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges").join(script), args)
+}
+
+/// Runs a program in the judges' Python and returns what it printed.
+pub fn python(program: &Path, args: &[&str]) -> String {
     let python =
         std::env::var("MQUANT_PYTHON").expect("MQUANT_PYTHON is not set: run the tests with ./test.sh");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges").join(script);
-    let out = Command::new(python).arg(path).args(args).output().unwrap();
-    assert!(out.status.success(), "{script} {args:?}\n{}", String::from_utf8_lossy(&out.stderr));
+    let out = Command::new(python).arg(program).args(args).output().unwrap();
+    let told = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{} {args:?}\n{told}", program.display());
     String::from_utf8(out.stdout).unwrap()
 }
 

@@ -3,7 +3,10 @@
 
 pub mod bad;
 pub mod eval;
+pub mod folder;
+pub mod golden;
 pub mod judge;
+pub mod synthetic;
 
 use std::path::{Path, PathBuf};
 
@@ -68,4 +71,10 @@ pub fn relative_error(found: &[f32], golden: &[f32]) -> f32 {
     let max = golden.iter().fold(0.0f32, |m, x| m.max(x.abs()));
     let diff = found.iter().zip(golden).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
     diff / max
+}
+
+/// Root mean square of `a - b`.
+pub fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let sum: f64 = a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
+    (sum / a.len() as f64).sqrt()
 }

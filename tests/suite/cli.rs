@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::common::fixture;
+use crate::common::{Goldens, fixture};
 
 /// How one run ended.
 struct Ran {
@@ -70,6 +70,7 @@ fn help_shows_the_flags_an_example_and_the_exit_codes() {
         }
         assert_eq!(ran.err, "");
     }
+    assert!(run(&["preprocess", "--help"]).expect(0).out.contains("FOLDER"));
     assert!(run(&["inspect", "--help"]).expect(0).out.contains("PATH"));
     assert!(run(&["--version"]).expect(0).out.contains(env!("CARGO_PKG_VERSION")));
 }
@@ -208,9 +209,71 @@ fn inspect_shows_an_artifact_and_what_changed_in_it() {
 }
 
 #[test]
+fn preprocess_writes_the_tensors_of_a_prompt() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, image) = (model(), fixture("qwen2_vl").join("images/ab.png").display().to_string());
+    let args = ["preprocess", &model, "--image", &image, "--prompt", "Hi", "-o", "p.safetensors"];
+    let ran = run_in(dir.path(), &args).expect(0);
+    for part in ["file         p.safetensors\n", "family       qwen2_vl\n", "images       1, 1 tile, "] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    let found = Goldens::read(&dir.path().join("p.safetensors"));
+    let (ids, grid) = (found.ints("input_ids"), found.ints("image_grid_thw"));
+    let tokens = ids.data().len();
+    assert_eq!((ids.shape(), grid.shape()), (&[1, tokens][..], &[1, 3][..]));
+    assert_eq!(found.ints("position_ids").shape(), [3, 1, tokens]);
+    assert_eq!(found.ints("prompt_length").data(), [tokens as i64]);
+    assert_eq!(found.floats("pixel_values").shape()[0], grid.data().iter().product::<i64>() as usize);
+
+    let ran = run_in(dir.path(), &args).expect(2);
+    assert!(ran.err.contains("p.safetensors") && ran.err.contains("--force"), "{}", ran.err);
+    let text_only = ["preprocess", &model, "--prompt", "Hi", "--system", "Be brief.", "-o", "p.safetensors"];
+    let json = run_in(dir.path(), &[&text_only[..], &["--force", "--json"]].concat()).expect(0).json();
+    assert_eq!((&json["file"], &json["tiles"]), (&"p.safetensors".into(), &serde_json::json!([])));
+    assert_eq!(json["image_tokens"], 0);
+    let found = Goldens::read(&dir.path().join("p.safetensors"));
+    assert_eq!(found.ints("input_ids").data().len() as u64, json["tokens"].as_u64().unwrap());
+    assert_eq!((found.ints("image_grid_thw").shape(), found.floats("pixel_values").rows()), (&[0, 3][..], 0));
+    assert_eq!(names(dir.path()), ["p.safetensors"]);
+}
+
+#[test]
+fn preprocess_names_what_it_cannot_use_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model();
+    let (bare, unknown) = (dir.path().join("bare"), dir.path().join("unknown"));
+    std::fs::create_dir(&bare).unwrap();
+    std::fs::create_dir(&unknown).unwrap();
+    std::fs::write(unknown.join("config.json"), r#"{"model_type": "bert"}"#).unwrap();
+    let refused = |folder: &str, more: &[&str], parts: &[&str]| {
+        let args = [&["preprocess", folder, "-o", "p.safetensors"], more].concat();
+        let ran = run_in(dir.path(), &args).expect(2);
+        for part in parts {
+            assert!(ran.err.contains(part), "{part}: {}", ran.err);
+        }
+        assert!(ran.out.is_empty() && ran.err.starts_with("error: "), "{}{}", ran.out, ran.err);
+    };
+    let ask = ["--prompt", "Hi"];
+    refused(&model, &[&ask[..], &["--image", "no/such.png"]].concat(), &["image 0", "no/such.png"]);
+    let config = fixture("qwen2_vl").join("config.json").display().to_string();
+    refused(&model, &[&ask[..], &["--image", &config]].concat(), &["config.json", "cannot decode"]);
+    refused(&model, &["--prompt", "What is <|image_pad|>?"], &["1 image placeholders for 0 images"]);
+    refused("bare", &ask, &["bare", "config.json", "hint: "]);
+    refused("absent", &ask, &["absent"]);
+    refused("unknown", &ask, &["bert", "known families", "--family-file"]);
+    let args = ["preprocess", &model, "--prompt", "Hi", "-o", "no/such/p", "--json"];
+    let error = run_in(dir.path(), &args).expect(2).json();
+    assert!(error["error"]["message"].as_str().unwrap().contains("output file no/such/p"), "{error}");
+    let args = ["preprocess", &model, "--prompt", "Hi", "-o", "bare", "--force"];
+    assert!(run_in(dir.path(), &args).expect(2).err.contains("bare: is a folder"));
+    assert_eq!(names(dir.path()), ["bare", "unknown"]);
+}
+
+#[test]
 fn completions_are_a_script() {
     let ran = run(&["completions", "bash"]).expect(0);
     assert!(ran.out.contains("complete -F") && ran.out.contains("--calibration-samples"), "{}", ran.out);
+    assert!(ran.out.contains("preprocess") && ran.out.contains("--system"), "{}", ran.out);
     assert!(run(&["completions", "tcsh"]).expect(2).err.contains("bash"));
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::common::eval::TINY;
 use crate::common::fixture;
+use crate::common::golden::FIXTURES;
 use crate::common::judge::export_fixture;
 
 fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -12,21 +13,38 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
 }
 
+/// Every file of a W8A8 export of a fixture.
+fn exported(name: &str, data: &str, threads: &str) -> BTreeMap<String, Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let calibration = fixture(name).join(data).display().to_string();
+    let flags = ["--recipe", "w8a8", "--calibration", &calibration, "--threads", threads];
+    files(&export_fixture(dir.path(), name, &flags))
+}
+
+fn same_bytes(name: &str, data: &str, thread_counts: &[&str]) {
+    let first = exported(name, data, "1");
+    assert!(
+        first.contains_key("mquant.json")
+            && first.contains_key("tokenizer.json")
+            && first.contains_key("model.onnx.data")
+    );
+    for threads in thread_counts {
+        let again = exported(name, data, threads);
+        assert_eq!(first.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
+        for (file, bytes) in &first {
+            assert!(again[file] == *bytes, "{name}: {file} differs between 1 and {threads} threads");
+        }
+    }
+}
+
 #[test]
 fn two_runs_and_other_thread_counts_give_the_same_bytes() {
-    let calibration = fixture(TINY).join("calibration.tsv").display().to_string();
-    let export = |threads: &str| {
-        let dir = tempfile::tempdir().unwrap();
-        let flags = ["--recipe", "w8a8", "--calibration", &calibration, "--threads", threads];
-        files(&export_fixture(dir.path(), TINY, &flags))
-    };
-    let first = export("1");
-    assert!(first.contains_key("mquant.json") && first.contains_key("model.onnx.data"));
-    for threads in ["1", "2", "5"] {
-        let again = export(threads);
-        assert_eq!(first.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
-        for (name, bytes) in &first {
-            assert!(again[name] == *bytes, "{name} differs between 1 and {threads} threads");
-        }
+    same_bytes(TINY, "calibration.tsv", &["1", "2", "5"]);
+}
+
+#[test]
+fn every_family_gives_the_same_bytes_at_another_thread_count() {
+    for name in FIXTURES {
+        same_bytes(name, "samples.jsonl", &["5"]);
     }
 }

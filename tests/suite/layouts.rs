@@ -9,8 +9,8 @@ use mquant_export::family::{CheckpointWeights, Library, resolve};
 use safetensors::tensor::TensorView;
 use serde_json::Value as Json;
 
-use super::goldens::GoldenPrompt;
-use crate::common::judge::export;
+use crate::common::golden::GoldenPrompt;
+use crate::common::judge::mquant;
 use crate::common::{Goldens, fixture};
 
 const FIXTURE: &str = "qwen2_vl";
@@ -48,7 +48,7 @@ fn last_logits(dir: &Path) -> Vec<f32> {
     let resolved = resolve(&Library::built_in().unwrap(), &checkpoint).unwrap();
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let exec = Executor::<f32>::keeping(&resolved.model, &weights);
-    let prompt = GoldenPrompt::read(&Goldens::of(FIXTURE), 0);
+    let prompt = GoldenPrompt::read(FIXTURE, &resolved, &Goldens::of(FIXTURE), 0);
     let logits = DecoderState::prefill(&exec, &prompt.generation()).unwrap().logits;
     logits.row(logits.rows() - 1).to_vec()
 }
@@ -114,7 +114,7 @@ fn a_processor_config_of_the_checkpoint_does_not_replace_the_one_genai_reads() {
         .unwrap();
     let out = dir.path().join("out");
     let [model, target] = [&model, &out].map(|p| p.display().to_string());
-    export(&[&model, "--format", "onnx", "--recipe", "float", "-o", &target]);
+    mquant(&[&model, "--format", "onnx", "--recipe", "float", "-o", &target]);
     let config: Json =
         serde_json::from_slice(&std::fs::read(out.join("processor_config.json")).unwrap()).unwrap();
     assert!(config["processor"]["transforms"].is_array(), "{config}");

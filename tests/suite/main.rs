@@ -7,12 +7,19 @@
 mod common;
 
 mod cli;
+mod contradictions;
+mod damaged;
 mod determinism;
+mod docs;
+mod families;
+mod generate;
 mod goldens;
 mod layouts;
+mod long_context;
 mod onnx;
 mod ops;
 mod passes;
 mod refusals;
 mod schemas;
+mod sizes;
 mod trained;

@@ -11,40 +11,11 @@ use serde_json::Value as Json;
 
 use super::trained::w8a8::quantize;
 use crate::common::eval::{Score, TINY, answers, bundle, generation, samples};
-use crate::common::judge::{export_fixture, judge};
-use crate::common::{Goldens, fixture, open, relative_error};
-
-fn text(path: &Path) -> String {
-    path.display().to_string()
-}
+use crate::common::judge::{export_fixture, judge, text};
+use crate::common::{Goldens, distance, fixture, open};
 
 fn calibration() -> String {
     text(&fixture(TINY).join("calibration.tsv"))
-}
-
-fn float_equals_goldens(ops: &str) {
-    let dir = tempfile::tempdir().unwrap();
-    let artifact = export_fixture(dir.path(), "qwen2_vl", &["--recipe", "float", "--ops", ops]);
-    let prompts = fixture("qwen2_vl").join("goldens.safetensors");
-    let out = dir.path().join("out.safetensors");
-    let args = [&text(&artifact), &text(&prompts), &text(&out), "--max-new", "12", "--logits", "--batch-law"];
-    judge("onnx_generate.py", &args);
-    let (golden, found) = (Goldens::of("qwen2_vl"), Goldens::read(&out));
-    for s in 0..5 {
-        let key = format!("s{s}.logits");
-        let e = relative_error(found.floats(&key).data(), golden.floats(&key).data());
-        println!("--ops {ops}, sample {s}: logits differ by {e:.1e} of the largest");
-        // The issue allows 1e-3; f32 rounding in another order of sums stays near 2e-6, so anything larger is a fault.
-        assert!(e <= 2e-5, "sample {s}: {e:e}");
-        let key = format!("s{s}.generated");
-        assert_eq!(found.ints(&key).data(), golden.ints(&key).data(), "sample {s}");
-    }
-    for i in 0..2 {
-        let logits = golden.floats(&format!("s{i}.logits"));
-        let last = logits.row(logits.rows() - 1);
-        let e = relative_error(found.floats(&format!("batch.{i}")).data(), last);
-        assert!(e <= 2e-5, "prompt {i} of a batch padded on the left: {e:e}");
-    }
 }
 
 #[test]
@@ -72,16 +43,6 @@ fn float_standard_passes_the_checker_and_an_independent_reader_sees_the_same_fil
             }
         }
     }
-}
-
-#[test]
-fn float_ort_equals_the_goldens() {
-    float_equals_goldens("ort");
-}
-
-#[test]
-fn float_standard_equals_the_goldens() {
-    float_equals_goldens("standard");
 }
 
 /// Integer kernels and leftover Q/DQ nodes of all graphs as ONNX Runtime optimised them.
@@ -125,7 +86,7 @@ fn w8a8_is_fused_and_exact(ops: &str) {
 /// Task accuracy through ONNX Runtime on all evaluation samples: at most one point under float.
 fn accuracy(dir: &Path, artifact: &Path, ops: &str) {
     let (checkpoint, resolved) = open(TINY);
-    let preparer = preparer(&checkpoint, &resolved).unwrap();
+    let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let float = Executor::<f32>::keeping(&resolved.model, &weights);
     let samples = samples("evaluation.tsv");
@@ -134,14 +95,14 @@ fn accuracy(dir: &Path, artifact: &Path, ops: &str) {
     samples.iter().zip(&float_answers).for_each(|(s, a)| float_score.add(s, a));
     let (prompts, out) = (dir.join("prompts.safetensors"), dir.join("out.safetensors"));
     bundle(&preparer, &samples).write(&prompts);
-    let stop: Vec<String> = resolved.prompt.eos_token_ids.iter().map(i64::to_string).collect();
+    let stop: Vec<String> = resolved.description.prompt.eos_token_ids.iter().map(i64::to_string).collect();
     let args = [&text(artifact), &text(&prompts), &text(&out), "--max-new", "12", "--stop", &stop.join(",")];
     judge("onnx_generate.py", &args);
     let found = Goldens::read(&out);
     let mut score = Score::default();
     for (i, sample) in samples.iter().enumerate() {
         let mut ids = found.ints(&format!("s{i}.generated")).into_data();
-        ids.retain(|id| !resolved.prompt.eos_token_ids.contains(id));
+        ids.retain(|id| !resolved.description.prompt.eos_token_ids.contains(id));
         score.add(sample, &preparer.tokenizer().decode(&ids, true).unwrap());
     }
     println!("--ops {ops}: w8a8 in ONNX Runtime {score}float executor {float_score}");
@@ -158,18 +119,12 @@ fn w8a8_standard_fuses_to_integer_kernels_and_keeps_accuracy() {
     w8a8_is_fused_and_exact("standard");
 }
 
-/// Root mean square of `a - b`.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let sum: f64 = a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum();
-    (sum / a.len() as f64).sqrt()
-}
-
 #[test]
 fn w8a8_in_onnx_runtime_is_what_the_executor_simulates() {
     const SAMPLES: usize = 16;
     let dir = tempfile::tempdir().unwrap();
     let (checkpoint, resolved) = open(TINY);
-    let preparer = preparer(&checkpoint, &resolved).unwrap();
+    let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let float = Executor::<f32>::keeping(&resolved.model, &weights);
     let quantized = quantize(&resolved, &weights, &Recipe::load("w8a8").unwrap());
@@ -210,7 +165,7 @@ fn genai_answers_as_the_executor_does() {
     let flags = ["--recipe", "w8a8", "--calibration", &calibration()];
     let artifact = export_fixture(dir.path(), TINY, &flags);
     let (checkpoint, resolved) = open(TINY);
-    let preparer = preparer(&checkpoint, &resolved).unwrap();
+    let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let exec = Executor::<f32>::keeping(&resolved.model, &weights);
     let samples = &samples("evaluation.tsv")[..SAMPLES];
@@ -229,7 +184,7 @@ fn genai_answers_as_the_executor_does() {
         for way in ["own", "ours"] {
             let mut ids: Vec<i64> =
                 row[way].as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect();
-            ids.retain(|id| !resolved.prompt.eos_token_ids.contains(id));
+            ids.retain(|id| !resolved.description.prompt.eos_token_ids.contains(id));
             let answer = preparer.tokenizer().decode(&ids, true).unwrap();
             assert_eq!(&answer, want, "sample {} through GenAI, {way} pixels", sample.id);
         }

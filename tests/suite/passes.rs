@@ -8,7 +8,7 @@ use mquant_export::numeric::Tensor;
 use mquant_export::passes::{carry_modality, merge_linears};
 use mquant_export::quantize::QuantizedWeights;
 
-use super::goldens::GoldenPrompt;
+use crate::common::golden::GoldenPrompt;
 use crate::common::{Goldens, open};
 
 const FIXTURE: &str = "qwen2_vl";
@@ -19,7 +19,7 @@ fn logits(model: &Model) -> Tensor<f64> {
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let weights = QuantizedWeights::new(model, &weights);
     let exec = Executor::<f64>::keeping(model, &weights);
-    let prompt = GoldenPrompt::read(&Goldens::of(FIXTURE), 3);
+    let prompt = GoldenPrompt::read(FIXTURE, &resolved, &Goldens::of(FIXTURE), 3);
     DecoderState::prefill(&exec, &prompt.generation()).unwrap().logits
 }
 
@@ -82,8 +82,9 @@ fn the_modality_channel_changes_no_bit() {
     let alone = [visual, text].map(|s| quantized_head(ActScales::one(s)));
     assert!(!dump(&alone[0]).contains("modality"));
     let (both, [as_visual, as_text]) = (logits(&both), alone.map(|m| logits(&m)));
-    let prompt = GoldenPrompt::read(&Goldens::of(FIXTURE), 3);
-    let image = open(FIXTURE).1.prompt.image_token_id;
+    let resolved = open(FIXTURE).1;
+    let prompt = GoldenPrompt::read(FIXTURE, &resolved, &Goldens::of(FIXTURE), 3);
+    let image = resolved.description.prompt.image_token_id;
     for (r, id) in prompt.ids.iter().enumerate() {
         let want = if *id == image { &as_visual } else { &as_text };
         assert_eq!(both.row(r), want.row(r), "row {r}");
@@ -95,8 +96,9 @@ fn the_modality_channel_changes_no_bit() {
 fn each_modality_uses_its_own_scale() {
     let fine = logits(&carry_modality(quantized(|_| ActScales { visual: 0.05, text: 0.02 })).unwrap());
     let coarse = logits(&carry_modality(quantized(|_| ActScales { visual: 0.8, text: 0.02 })).unwrap());
-    let prompt = GoldenPrompt::read(&Goldens::of(FIXTURE), 3);
-    let image = open(FIXTURE).1.prompt.image_token_id;
+    let resolved = open(FIXTURE).1;
+    let prompt = GoldenPrompt::read(FIXTURE, &resolved, &Goldens::of(FIXTURE), 3);
+    let image = resolved.description.prompt.image_token_id;
     let first_image = prompt.ids.iter().position(|id| *id == image).unwrap();
     // Rows before the first image see text only: a coarse visual scale must not touch them.
     for r in 0..first_image {

@@ -12,21 +12,21 @@ use crate::common::bad::{Case, Stage, build_case};
 use crate::common::fixture;
 
 /// How one run ended.
-struct Ran {
+pub(super) struct Ran {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
 impl Ran {
-    fn of(command: &mut Command) -> Self {
+    pub(super) fn of(command: &mut Command) -> Self {
         let output = command.stdin(Stdio::null()).env("NO_COLOR", "1").output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
     /// What a refusal must be and this run is not.
-    fn faults(&self, expect: &[String]) -> Vec<String> {
+    pub(super) fn faults(&self, expect: &[String]) -> Vec<String> {
         let mut faults = Vec::new();
         if self.code != Some(2) {
             faults.push(format!("exit code {:?}, not 2", self.code));
@@ -56,22 +56,22 @@ impl Ran {
 }
 
 /// A temporary folder with a folder `made` in which artifacts are to be made.
-struct Place {
+pub(super) struct Place {
     dir: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("made")).unwrap();
         Self { dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn out(&self) -> PathBuf {
+    pub(super) fn out(&self) -> PathBuf {
         self.path("made/out")
     }
 
@@ -82,7 +82,7 @@ impl Place {
     }
 
     /// Names in `made`, hidden ones too: what a run left.
-    fn left(&self) -> Vec<String> {
+    pub(super) fn left(&self) -> Vec<String> {
         names(&self.path("made"))
     }
 
@@ -110,7 +110,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// An export of `model` into `out`.
-fn export(model: &Path, recipe: &str, data: Option<&Path>, out: &Path) -> Command {
+pub(super) fn export(model: &Path, recipe: &str, data: Option<&Path>, out: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mquant-export"));
     command.arg(model).args(["--format", "onnx", "--recipe", recipe, "-o"]).arg(out);
     if let Some(data) = data {

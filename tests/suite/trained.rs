@@ -16,7 +16,8 @@ fn float_answers_are_right_and_those_of_pytorch() {
     let exec = Executor::<f32>::keeping(&resolved.model, &weights);
     let samples = samples("evaluation.tsv");
     assert_eq!(samples.len(), 512);
-    let answers = answers(&exec, &preparer(&checkpoint, &resolved).unwrap(), &resolved, &samples);
+    let answers =
+        answers(&exec, &preparer(checkpoint.files(), &resolved.description).unwrap(), &resolved, &samples);
     let mut score = Score::default();
     samples.iter().zip(&answers).for_each(|(s, a)| score.add(s, a));
     println!("float executor: {score}");
@@ -47,23 +48,14 @@ pub mod w8a8 {
     use mquant_export::exec::DecoderState;
     use mquant_export::family::Resolved;
     use mquant_export::graph::WeightSource;
-    use mquant_export::pipeline::{CalibrationData, calibration_samples};
     use mquant_export::quantize::recipe::{Activations, Recipe};
-    use mquant_export::quantize::{Quantized, QuantizedWeights, apply, calibrate, plan};
+    use mquant_export::quantize::{Quantized, QuantizedWeights};
 
     use super::*;
 
+    /// The trained model by a recipe, calibrated on its own set.
     pub fn quantize(resolved: &Resolved, weights: &dyn WeightSource, recipe: &Recipe) -> Quantized {
-        let (checkpoint, _) = open(TINY);
-        let data = CalibrationData {
-            path: fixture(TINY).join("calibration.tsv"),
-            allow_outside: false,
-            limit: None,
-        };
-        let samples = calibration_samples(&data, &checkpoint, resolved).unwrap();
-        let ranges = calibrate(&resolved.model, weights, &samples, &mut |_, _, _| {}).unwrap();
-        let plan = plan(&resolved.model, recipe).unwrap();
-        apply(&resolved.model, &plan, &ranges, recipe.msq_merge_ratio).unwrap()
+        crate::common::eval::quantize(TINY, &fixture(TINY).join("calibration.tsv"), resolved, weights, recipe)
     }
 
     /// Root mean square difference of the logits to the float model's, over text rows, relative to the float logits.
@@ -74,14 +66,14 @@ pub mod w8a8 {
         n: usize,
     ) -> f64 {
         let (checkpoint, _) = open(TINY);
-        let preparer = preparer(&checkpoint, resolved).unwrap();
+        let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
         let (mut diff, mut norm) = (0.0, 0.0);
         for sample in &samples("evaluation.tsv")[..n] {
             let p = preparer.prepare_sample(sample).unwrap();
             let prompt = generation(&p);
             let a = DecoderState::prefill(exec, &prompt).unwrap().logits;
             let b = DecoderState::prefill(float, &prompt).unwrap().logits;
-            for r in (0..a.rows()).filter(|&r| p.input_ids[r] != resolved.prompt.image_token_id) {
+            for r in (0..a.rows()).filter(|&r| p.input_ids[r] != resolved.description.prompt.image_token_id) {
                 for (x, y) in a.row(r).iter().zip(b.row(r)) {
                     diff += f64::from(x - y).powi(2);
                     norm += f64::from(*y).powi(2);
@@ -104,7 +96,12 @@ pub mod w8a8 {
             let source = QuantizedWeights::new(&quantized.model, &weights);
             let exec = Executor::<f32>::keeping(&quantized.model, &source);
             let samples = samples("evaluation.tsv");
-            let answers = answers(&exec, &preparer(&checkpoint, &resolved).unwrap(), &resolved, &samples);
+            let answers = answers(
+                &exec,
+                &preparer(checkpoint.files(), &resolved.description).unwrap(),
+                &resolved,
+                &samples,
+            );
             let mut score = Score::default();
             samples.iter().zip(&answers).for_each(|(s, a)| score.add(s, a));
             println!("w8a8 executor, decoder {:?}: {score}", recipe.components.decoder.activations);

@@ -9,7 +9,7 @@ fn text(role: Role, text: &str, plain: bool) -> Message {
 
 fn render(source: &str, messages: &[Message]) -> Result<String, PromptError> {
     let special = SpecialTokens { bos: Some("<s>".into()), eos: None };
-    ChatTemplate::new(source, special)?.render(messages, true)
+    ChatTemplate::new(source, special, ContentForm::Parts)?.render(messages, true)
 }
 
 fn fixture() -> String {
@@ -30,7 +30,7 @@ fn the_template_of_the_family_renders_images_history_and_plain_text() {
     assert_eq!(render(&fixture(), &messages).unwrap(), expected);
     let own_system = [text(Role::System, "Be brief.", true), text(Role::User, "Hi", true)];
     let expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n";
-    let template = ChatTemplate::new(&fixture(), SpecialTokens::default()).unwrap();
+    let template = ChatTemplate::new(&fixture(), SpecialTokens::default(), ContentForm::Parts).unwrap();
     assert_eq!(template.render(&own_system, false).unwrap(), expected);
 }
 
@@ -60,6 +60,38 @@ fn the_clock_is_out_of_reach() {
     let error = render("{{ strftime_now('%Y') }}", &messages).unwrap_err();
     let PromptError::TemplateRender { source } = error else { panic!("{error}") };
     assert!(source.to_string().contains("strftime_now"), "{source}");
+}
+
+#[test]
+fn contents_are_parts_or_joined_strings() {
+    let image = Content::Image(ImageSource::File("a.png".into()));
+    let messages = [
+        Message { role: Role::User, content: vec![image, Content::Text("What?".into())], plain: false },
+        text(Role::Assistant, "A cat.", true),
+    ];
+    let (special, source) = (SpecialTokens::default, "{% for m in messages %}{{ m.content }};{% endfor %}");
+    let joined = || ContentForm::Joined { separator: "\n".into(), image: "(i)".into() };
+    let template = ChatTemplate::new(source, special(), joined()).unwrap();
+    assert_eq!(template.render(&messages, true).unwrap(), "(i)\nWhat?;A cat.;");
+    // A family's template always sees parts.
+    let source =
+        "{% for m in messages %}{% for p in m.content %}[{{ p.type }} {{ p.text }}]{% endfor %}{% endfor %}";
+    let template = ChatTemplate::of_family(source, special(), ContentForm::Parts).unwrap();
+    assert_eq!(template.render(&messages, true).unwrap(), "[image ][text What?][text A cat.]");
+    let template = ChatTemplate::of_family(source, special(), joined()).unwrap();
+    assert_eq!(template.render(&messages, true).unwrap(), "[text (i)\nWhat?][text A cat.]");
+}
+
+#[test]
+fn only_a_familys_template_has_cuts_and_no_text_may_hold_one() {
+    let source = "a{{ cut }}b{{ bos_token }}";
+    let special = || SpecialTokens { bos: Some("<s>".into()), eos: None };
+    let of_family = ChatTemplate::of_family(source, special(), ContentForm::Parts).unwrap();
+    assert_eq!(of_family.render(&[], true).unwrap(), format!("a{CUT}b<s>"));
+    assert_eq!(render(source, &[]).unwrap(), "ab<s>");
+    let messages = [text(Role::User, "x\u{10FFFE}y", true)];
+    assert!(matches!(of_family.render(&messages, true), Err(PromptError::Reserved)));
+    assert_eq!(render(source, &messages).unwrap(), "ab<s>");
 }
 
 #[test]

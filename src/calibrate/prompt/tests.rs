@@ -1,5 +1,7 @@
 //! Tests of whole samples against the goldens of the reference processor, and of what is refused.
 
+mod goldens;
+
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -7,14 +9,14 @@ use safetensors::SafeTensors;
 use super::*;
 use crate::calibrate::chat::{SpecialTokens, template_source};
 use crate::calibrate::dataset::{Content, ImageSource, LoadOptions, Message, Role, load};
-use crate::family::inputs::{PatchRows, Resize};
+use crate::family::inputs::{ContentForm, PatchRows, TemplateSource, Views};
 use crate::tokenizer::TokenizerFormat;
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/qwen2_vl");
 
 fn image_plan() -> ImagePlan {
     ImagePlan {
-        resize: Resize::Smart { factor: 28, min_pixels: 3136, max_pixels: 12_845_056 },
+        views: Views::Smart { factor: 28, min_pixels: 3136, max_pixels: 12_845_056 },
         mean: [0.48145466, 0.4578275, 0.40821073],
         std: [0.26862954, 0.261_302_6, 0.275_777_1],
         rescale: 1.0 / 255.0,
@@ -24,6 +26,11 @@ fn image_plan() -> ImagePlan {
 
 fn prompt_plan() -> PromptPlan {
     PromptPlan {
+        template: TemplateSource::Checkpoint,
+        content: ContentForm::Parts,
+        marker: "<|image_pad|>".into(),
+        expansion: "{{ views[0][0][0] }}".into(),
+        tokens: TileTokens::Merged { merge: 2, extra: 0 },
         image_token_id: 340,
         image_token: "<|image_pad|>".into(),
         eos_token_ids: vec![330, 328],
@@ -36,7 +43,7 @@ fn parts() -> (ChatTemplate, Tokenizer) {
     let path = Path::new(FIXTURE).join("chat_template.json");
     let value: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let source = template_source(value.get("chat_template")).unwrap().unwrap();
-    let template = ChatTemplate::new(&source, SpecialTokens::default()).unwrap();
+    let template = ChatTemplate::new(&source, SpecialTokens::default(), ContentForm::Parts).unwrap();
     (template, Tokenizer::from_folder(Path::new(FIXTURE), &TokenizerFormat::HuggingFace {}).unwrap())
 }
 
@@ -131,6 +138,19 @@ fn placeholders_must_match_the_images() {
 }
 
 #[test]
+fn a_placeholder_that_belongs_to_no_image_is_an_error() {
+    // The marker is another text than the placeholder, which the user spells.
+    let expansion = "<|image_pad|>".to_string();
+    let preparer =
+        preparer(PromptPlan { marker: "<|video_pad|>".into(), expansion, ..prompt_plan() }).unwrap();
+    let error = preparer.prepare_sample(&ask(vec![Content::Text("<|image_pad|>".into())])).unwrap_err();
+    assert!(
+        matches!(error, DataError::Prompt { source: PromptError::ImageTokens { expected: 0, found: 1 }, .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn prompt_and_answer_must_fit_the_positions() {
     let mut sample = samples().remove(2);
     let limited = |max_positions| preparer(PromptPlan { max_positions, ..prompt_plan() }).unwrap();
@@ -177,7 +197,7 @@ fn plans_that_do_not_fit_the_tokenizer_are_refused() {
     assert!(matches!(error, DataError::Plan(PromptError::PlaceholderId { found: None, .. })), "{error:?}");
     let positions = PositionRule::MropeGrid { merge: 1 };
     let error = preparer(PromptPlan { positions, ..prompt_plan() }).unwrap_err();
-    assert!(matches!(error, DataError::Plan(PromptError::Merge { rows: 2, positions: 1 })), "{error:?}");
+    assert!(matches!(error, DataError::Plan(PromptError::Merge { rows: 2, positions: 1, .. })), "{error:?}");
 }
 
 #[test]

@@ -88,8 +88,8 @@ pub fn inspect(path: &Path, family_file: Option<&Path>) -> Result<CheckpointSeen
         model: sizes(&resolved),
         ignored: ignored.collect(),
         unread_files: checkpoint.unread_weights(),
-        family: resolved.family,
-        title: resolved.title,
+        family: resolved.description.family,
+        title: resolved.description.title,
     })
 }
 

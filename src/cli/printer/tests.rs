@@ -46,7 +46,7 @@ fn run(mode: Mode, work: impl FnOnce(&mut Printer)) -> (String, String) {
 fn one_stage(p: &mut Printer) {
     p.begin(Stage::Emit, 3);
     p.at(1, "vision.blocks.0.attn.qkv");
-    p.warn(&Warning::NoGenai { family: "x".into() });
+    p.warn(&Warning::NoGenai { family: "x".into(), reason: "y".into() });
     p.end();
 }
 

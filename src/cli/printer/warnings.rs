@@ -39,7 +39,7 @@ mod tests {
         let rows = |i| Warning::NoRows { linear: format!("decoder.layers.{i}.mlp.down"), modality: "visual" };
         let shown: Vec<bool> = (0..8).map(|i| told.tell(&rows(i)).is_some()).collect();
         assert_eq!(shown, [true, true, true, true, true, false, false, false]);
-        assert!(told.tell(&Warning::NoGenai { family: "x".into() }).is_some());
+        assert!(told.tell(&Warning::NoGenai { family: "x".into(), reason: "y".into() }).is_some());
         assert!(told.rest().unwrap().starts_with("3 more"));
         assert_eq!(told.rest(), None);
     }

@@ -13,8 +13,9 @@ use super::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use super::{OnnxOptions, OpSet, shares_cache_buffer};
-use crate::graph::{DType, Dim, Graph, Model, Sym, ValueInfo};
+use super::signature::{ElementType, Extent, TensorSignature, signature};
+use super::{OnnxOptions, OpSet};
+use crate::graph::{Graph, Model};
 
 /// Version of the ONNX format: the one opset 21 came with.
 const IR_VERSION: i64 = 10;
@@ -24,8 +25,6 @@ const OPSET: i64 = 21;
 const MICROSOFT_OPSET: i64 = 1;
 /// Largest protobuf message (2 GiB less one byte).
 const MESSAGE_LIMIT: usize = i32::MAX as usize;
-/// Extent of a cache handed out by a graph that may write it in place: as long as the buffer, not as the tokens in it.
-const PRESENT: &str = "present_sequence_length";
 
 /// The whole message of one graph.
 pub fn model_proto(
@@ -35,16 +34,13 @@ pub fn model_proto(
     node: Vec<NodeProto>,
     initializer: Vec<TensorProto>,
 ) -> ModelProto {
-    let in_place = shares_cache_buffer(model, options);
-    let signature = |ids: &[crate::graph::ValueId], present: bool| {
-        ids.iter().map(|&v| value_info(graph.value(v), present && in_place)).collect()
-    };
+    let signature = signature(model, graph, options);
     let body = GraphProto {
         name: Some(graph.part.name().to_string()),
         node,
         initializer,
-        input: signature(&graph.inputs, false),
-        output: signature(&graph.outputs, true),
+        input: signature.inputs.iter().map(value_info).collect(),
+        output: signature.outputs.iter().map(value_info).collect(),
         ..GraphProto::default()
     };
     let set = |domain: &str, version| OperatorSetIdProto {
@@ -74,24 +70,21 @@ pub fn model_proto(
     }
 }
 
-fn value_info(info: &ValueInfo, in_place: bool) -> ValueInfoProto {
-    let extent = |d: &Dim| match d {
-        Dim::Fixed(n) => dimension::Value::DimValue(*n as i64),
-        Dim::Sym(Sym::Total) if in_place => dimension::Value::DimParam(PRESENT.to_string()),
-        Dim::Sym(s) => dimension::Value::DimParam(s.name().to_string()),
+fn value_info(tensor: &TensorSignature) -> ValueInfoProto {
+    let extent = |e: &Extent| match e {
+        Extent::Fixed(n) => dimension::Value::DimValue(*n as i64),
+        Extent::Named(name) => dimension::Value::DimParam(name.clone()),
     };
-    let dim = info.shape.iter().map(|d| Dimension { value: Some(extent(d)), ..Dimension::default() });
-    let elem = match info.dtype {
-        DType::Float => DataType::Float,
-        DType::Int => DataType::Int64,
+    let dim = tensor.shape.iter().map(|e| Dimension { value: Some(extent(e)), ..Dimension::default() });
+    let elem = match tensor.dtype {
+        ElementType::Float32 => DataType::Float,
+        ElementType::Int64 => DataType::Int64,
     };
-    let tensor = type_proto::Tensor {
-        elem_type: Some(elem as i32),
-        shape: Some(TensorShapeProto { dim: dim.collect() }),
-    };
-    let value = Some(type_proto::Value::TensorType(tensor));
+    let shape = Some(TensorShapeProto { dim: dim.collect() });
+    let value =
+        Some(type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(elem as i32), shape }));
     let r#type = Some(TypeProto { value, ..TypeProto::default() });
-    ValueInfoProto { name: Some(info.name.clone()), r#type, ..ValueInfoProto::default() }
+    ValueInfoProto { name: Some(tensor.name.clone()), r#type, ..ValueInfoProto::default() }
 }
 
 /// Encodes and writes a message.

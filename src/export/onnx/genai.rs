@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::error::OnnxError;
 use super::file::write_bytes;
-use crate::family::inputs::{ImagePlan, Resize};
+use crate::family::inputs::ImagePlan;
 
 /// With one buffer for past and present, GenAI allocates the whole cache at `search.max_length` when generation starts, so a long context
 /// would cost gigabytes at once (28 layers x 2 x 2 heads x 32768 x 128 x 4 bytes = 1.9 GB). Users may raise it per run.
@@ -167,7 +167,8 @@ fn search(i: &GenaiInput) -> Value {
 /// The content of `processor_config.json`: the pipeline of onnxruntime-extensions. ConvertRGB swaps red and blue and Normalize with
 /// `qwen2_5_vl` swaps them back, so they stay together.
 pub fn processor_config(i: &GenaiInput) -> Value {
-    let Resize::Smart { min_pixels, max_pixels, .. } = i.image.resize;
+    // A family with other views than smart cannot name this processor: resolving its file fails.
+    let (min_pixels, max_pixels) = i.image.views.pixel_limits().unwrap_or_default();
     let op = |name: &str, kind: &str, attrs: Value| match attrs {
         Value::Null => json!({ "operation": { "name": name, "type": kind } }),
         attrs => json!({ "operation": { "name": name, "type": kind, "attrs": attrs } }),
@@ -206,7 +207,7 @@ fn decimal(values: [f32; 3]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::family::inputs::PatchRows;
+    use crate::family::inputs::{PatchRows, Views};
 
     pub(super) fn input() -> GenaiInput {
         GenaiInput {
@@ -229,7 +230,7 @@ mod tests {
             merge_size: 2,
             temporal_patch_size: 2,
             image: ImagePlan {
-                resize: Resize::Smart { factor: 28, min_pixels: 3136, max_pixels: 12_845_056 },
+                views: Views::Smart { factor: 28, min_pixels: 3136, max_pixels: 12_845_056 },
                 mean: [0.48145466, 0.5, 1.0],
                 std: [0.26862955, 0.2613026, 1.0],
                 rescale: 1.0 / 255.0,

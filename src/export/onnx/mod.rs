@@ -4,7 +4,8 @@
 //! [`OpSet::Standard`] does not, and its Q/DQ pairs fuse to the same integer kernels. Files are the same bytes for the same model, weights
 //! and options. They are written under their final names into a directory the caller provides: publishing it whole is the caller's job.
 //!
-//! `ops` lowers, `emit` collects, `weights` and `external` write numbers, `file` encodes, `genai` configures, `inspect` reads back.
+//! `ops` lowers, `emit` collects, `weights` and `external` write numbers, `signature` says what goes in and out, `file` encodes, `genai` configures,
+//! `inspect` reads back. `generate.py` runs the files where GenAI cannot.
 
 mod bytes;
 mod call;
@@ -19,6 +20,7 @@ mod ops;
 #[rustfmt::skip]
 #[allow(missing_docs)]
 pub mod proto;
+mod signature;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::OnnxError;
 pub use external::ALIGNMENT;
+pub use signature::{ElementType, Extent, GraphSignature, TensorSignature, signatures};
 
 use crate::graph::{Graph, Model, Part, WeightSource};
 use emit::Emitter;
@@ -56,6 +59,12 @@ pub struct OnnxOptions {
     /// Operators to use.
     pub ops: OpSet,
 }
+
+/// Name of the program in [`GENERATE`].
+pub const GENERATE_FILE: &str = "generate.py";
+
+/// A short Python program, the same for every model, that generates text with the files of its folder and what `preprocess` wrote.
+pub const GENERATE: &str = include_str!("generate.py");
 
 /// Name of the file a graph becomes; the decoder's is the one GenAI and other loaders call the model.
 pub fn file_name(part: Part) -> &'static str {

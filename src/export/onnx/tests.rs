@@ -5,10 +5,13 @@ use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
-use super::proto::{GraphProto, ModelProto, NodeProto};
+use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use super::{OnnxOptions, OpSet, file_name, write};
 use crate::graph::ops::{self, ActScales, OpError};
-use crate::graph::spec::{Activation, DecoderSpec, ModelSpec, ProjectorSpec, RotaryLayout, VisionSpec};
+use crate::graph::spec::{
+    Activation, DecoderSpec, ModelSpec, Norm, NormPlace, ProjectorSpec, RotaryLayout, VisionPositions,
+    VisionSpec,
+};
 use crate::graph::{
     Basis, Component, DType, Dim, GraphBuilder, Int8Weight, Model, Op, Part, Stream, Sym, ValueId,
     WeightData, WeightError, WeightFormat, WeightSource, build::build, validate,
@@ -42,12 +45,25 @@ fn model(head_dim: usize) -> Model {
             heads: 3,
             mlp_width: 31,
             activation: Activation::QuickGelu,
+            patch_bias: false,
+            norm: Norm::LayerNorm,
+            norm_place: NormPlace::Before,
             eps: 1e-6,
-            rope_theta: 1e4,
-            rope_layout,
+            qkv_bias: true,
+            qk_norm: false,
+            layer_scale: false,
+            class_token: false,
+            entry_norm: false,
+            exit_norm: false,
+            positions: VisionPositions::Rotary { theta: 1e4, layout: rope_layout },
             merge: 2,
         },
-        projector: ProjectorSpec { eps: 1e-6, hidden: 45, activation: Activation::GeluErf },
+        projector: ProjectorSpec::MergeMlp {
+            eps: 1e-6,
+            hidden: 45,
+            activation: Activation::GeluErf,
+            norm_merged: false,
+        },
         decoder: DecoderSpec {
             width: 41,
             layers: 2,
@@ -61,7 +77,10 @@ fn model(head_dim: usize) -> Model {
             qkv_bias: true,
             rope_theta: 1e6,
             rope_layout,
+            rope_dim: head_dim,
             rope_sections: vec![head_dim / 2 - 2, 1, 1],
+            rope_scaling: None,
+            log_scaled_queries: None,
             max_positions: 512,
             tied_head: false,
         },
@@ -278,7 +297,7 @@ fn every_op_of_the_ir_is_in_the_graphs_judged_here() {
 }
 
 #[test]
-fn no_node_of_other_ops_is_dead() {
+fn no_node_and_no_weight_of_other_ops_is_dead() {
     for ops in [OpSet::Ort, OpSet::Standard] {
         for graph in written(&other_ops(), ops) {
             let outputs = graph.output.iter().map(|v| v.name());
@@ -289,6 +308,8 @@ fn no_node_of_other_ops_is_dead() {
             let judged = graph.node.iter().filter(|n| !n.name().contains("/bounds/"));
             let dead = judged.into_iter().find(|n| n.output.iter().all(|o| !read.contains(o.as_str())));
             assert_eq!(dead.map(NodeProto::name), None, "{}", graph.name());
+            let unread = graph.initializer.iter().find(|t| !read.contains(t.name()));
+            assert_eq!(unread.map(TensorProto::name), None, "{}", graph.name());
         }
     }
 }

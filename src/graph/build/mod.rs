@@ -6,6 +6,8 @@ mod embedding;
 mod projector;
 mod vision;
 
+pub use decoder::PROMPT_LENGTH;
+
 use super::model::{Model, Part};
 use super::ops::OpError;
 use super::spec::ModelSpec;
@@ -34,7 +36,7 @@ pub fn build(spec: ModelSpec) -> Result<Model, BuildError> {
     let mut g = GraphBuilder::new(Part::Vision, &mut weights, Component::Vision);
     let tower = vision::build(&spec, &mut g)?;
     g.component(Component::Projector);
-    projector::build(&spec, &mut g, tower)?;
+    projector::build(&spec, &mut g, &tower)?;
     graphs.push(g.finish());
     let mut g = GraphBuilder::new(Part::Embedding, &mut weights, Component::Embedding);
     embedding::build(&spec, &mut g)?;
@@ -76,6 +78,18 @@ fn layer_norm(
     let gain = g.weight(&format!("{role}.weight"), vec![width]);
     let bias = g.weight(&format!("{role}.bias"), vec![width]);
     g.add(role, ops::LayerNorm { gain, bias, eps }, &[x])
+}
+
+/// Adds an RmsNorm with the gain of the given role.
+fn rms_norm(
+    g: &mut GraphBuilder<'_>,
+    role: &str,
+    width: usize,
+    eps: f64,
+    x: super::ValueId,
+) -> Result<super::ValueId, OpError> {
+    let gain = g.weight(&format!("{role}.weight"), vec![width]);
+    g.add(role, ops::RmsNorm { gain, eps }, &[x])
 }
 
 /// Inverse frequencies `theta^(-2k / dim)`, `k < dim / 2`. Both references compute in f32: the power first, then its reciprocal.

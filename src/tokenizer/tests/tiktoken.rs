@@ -30,6 +30,7 @@ fn as_given() -> TokenizerFormat {
 fn of_lines(lines: &str) -> Result<Tokenizer, String> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tokenizer.model"), lines).unwrap();
+    std::fs::write(dir.path().join("tokenizer_config.json"), "{}").unwrap();
     Tokenizer::from_folder(dir.path(), &as_given()).map_err(|_| refused(dir.path(), &as_given()))
 }
 

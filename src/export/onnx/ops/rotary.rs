@@ -27,11 +27,14 @@ pub(super) fn rotary_table(op: &RotaryTable, e: &mut Emitter<'_>) -> Result<(), 
         let axes: Vec<i64> = op.axis.iter().map(|&a| a as i64).collect();
         e.tensor(&format!("{}/axes", e.node()), vec![n], &axes)?
     };
-    let frequencies = e.tensor(&format!("{}/frequencies", e.node()), vec![n], &op.inv_freq)?;
-    let frequencies = match &op.scaling {
-        None => frequencies,
-        Some(scaling @ RopeScaling::Dynamic { .. }) => dynamic(scaling, e, &frequencies)?,
-        Some(scaling @ RopeScaling::DynamicPowers { .. }) => by_doublings(scaling, op, e)?,
+    let frequencies = if let Some(scaling @ RopeScaling::DynamicPowers { .. }) = &op.scaling {
+        by_doublings(scaling, op, e)?
+    } else {
+        let plain = e.tensor(&format!("{}/frequencies", e.node()), vec![n], &op.inv_freq)?;
+        match &op.scaling {
+            Some(scaling) => dynamic(scaling, e, &plain)?,
+            None => plain,
+        }
     };
     let rows = if one_axis {
         e.one(Call::new("Unsqueeze", &[&positions, &axes]))

@@ -39,13 +39,22 @@ fn segment_mask(op: &SegmentAttention, e: &mut Emitter<'_>) -> Result<(), OnnxEr
         let (seen, hidden) = (e.float(0.0), e.float(HIDDEN));
         Ok(vec![e.one(Call::new("Where", &[&same, &seen, &hidden]))])
     })?;
-    let mut heads = |x: &str| split_heads(e, x, op.heads, op.head_dim, [0, 2, 1, 3]);
-    let (q, v) = (heads(&q), heads(&v));
-    let k = split_heads(e, &k, op.heads, op.head_dim, [0, 2, 3, 1]);
-    let weights =
-        softmax_scores(e, (&q, &k), op.head_dim, |e, s| e.one(Call::new("Add", &[&s, &bias.concat()])));
-    let mixed = e.one(Call::new("MatMul", &[&weights, &v]));
+    let mixed = masked(e, [&q, &k, &v], (op.heads, op.head_dim), &bias.concat());
     join_heads(e, &mixed, op.heads * op.head_dim)
+}
+
+/// Attention of all queries to all keys with a bias on the scores, `[.., heads, rows, head_dim]`.
+fn masked(
+    e: &mut Emitter<'_>,
+    [q, k, v]: [&str; 3],
+    (heads, head_dim): (usize, usize),
+    bias: &str,
+) -> String {
+    let mut split = |x: &str| split_heads(e, x, heads, head_dim, [0, 2, 1, 3]);
+    let (q, v) = (split(q), split(v));
+    let k = split_heads(e, k, heads, head_dim, [0, 2, 3, 1]);
+    let weights = softmax_scores(e, (&q, &k), head_dim, |e, s| e.one(Call::new("Add", &[&s, bias])));
+    e.one(Call::new("MatMul", &[&weights, &v]))
 }
 
 /// Attends to each segment with the same queries.
@@ -68,12 +77,7 @@ fn cross_mask(op: &CrossAttention, e: &mut Emitter<'_>) -> Result<(), OnnxError>
         let (seen, hidden) = (e.float(0.0), e.float(HIDDEN));
         Ok(vec![e.one(Call::new("Where", &[&same, &seen, &hidden]))])
     })?;
-    let mut heads = |x: &str| split_heads(e, x, op.heads, op.head_dim, [0, 2, 1, 3]);
-    let (q, v) = (heads(&q), heads(&v));
-    let k = split_heads(e, &k, op.heads, op.head_dim, [0, 2, 3, 1]);
-    let weights =
-        softmax_scores(e, (&q, &k), op.head_dim, |e, s| e.one(Call::new("Add", &[&s, &bias.concat()])));
-    let mixed = e.one(Call::new("MatMul", &[&weights, &v]));
+    let mixed = masked(e, [&q, &k, &v], (op.heads, op.head_dim), &bias.concat());
     let mixed = e.one(Call::new("Transpose", &[&mixed]).ints("perm", &[0, 2, 1, 3]));
     let flat = e.ints(&[1, -1, (op.heads * op.head_dim) as i64]);
     e.result(Call::new("Reshape", &[&mixed, &flat]), 0)
