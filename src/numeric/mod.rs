@@ -4,7 +4,10 @@
 pub mod bicubic;
 pub mod gemm;
 pub mod grid;
+pub mod hadamard;
+pub mod random;
 mod real;
+pub mod rotation;
 mod special;
 mod tensor;
 
