@@ -78,7 +78,7 @@ pub(super) fn first(q: usize) -> Option<Vec<Vec<i8>>> {
 }
 
 /// Order `2 (q + 1)` for a prime power `q = 1 mod 4`: `C` with its signs times `[1 1; 1 -1]` and its zeros replaced by `[1 -1; -1 -1]`.
-/// The two blocks anticommute up to transposition and each has square `2 I`, so the product with the transpose is `2 (q + 1) I`.
+/// The two blocks are symmetric, anticommute and have square `2 I`, so the product with the transpose is `2 (q + 1) I`.
 pub(super) fn second(q: usize) -> Option<Vec<Vec<i8>>> {
     let c = conference(q).filter(|_| q % 4 == 1)?;
     let block = |c: i8, i: usize, j: usize| match (c, i, j) {
