@@ -9,7 +9,7 @@ use super::SCHEMA_VERSION;
 use super::format::{count, plural, property, table};
 use crate::pipeline::{ExportRequest, Plan};
 use crate::quantize::recipe::Activations;
-use crate::quantize::{Decision, LinearPlan};
+use crate::quantize::{Decision, LinearPlan, RotationNote};
 
 /// A plan as shown.
 #[derive(Debug, Serialize)]
@@ -26,6 +26,9 @@ pub struct PlanSeen {
     /// Data set file; absent when the recipe needs none.
     calibration: Option<PathBuf>,
     calibration_samples: Option<usize>,
+    /// What is rotated before weights are quantized, and what is left.
+    rotations: Vec<RotationNote>,
+    smooth: bool,
     linears_quantized: usize,
     linears: Vec<LinearPlan>,
 }
@@ -46,6 +49,8 @@ impl PlanSeen {
             ops: request.onnx.ops.name(),
             calibration: used.map(|c| c.path.clone()),
             calibration_samples: used.and_then(|c| c.limit),
+            rotations: plan.rotations().to_vec(),
+            smooth: request.recipe.smooth,
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
         }
@@ -68,8 +73,17 @@ impl PlanSeen {
             property("operators", self.ops),
             property("output", self.out.display().to_string()),
             property("linears", format!("{quantized} of {all} in int8")),
-            String::new(),
         ];
+        lines.extend(self.rotations.iter().map(|n| match (&n.matrix, &n.reason) {
+            (Some(matrix), _) => property("rotated", format!("{}: {matrix}", n.what)),
+            (None, reason) => {
+                property("not rotated", format!("{}: {}", n.what, reason.as_deref().unwrap_or_default()))
+            }
+        }));
+        if self.smooth {
+            lines.push(property("smoothed", "inputs of down projections, where it lowers the error"));
+        }
+        lines.push(String::new());
         lines.extend(table(&self.rows(), &[1]));
         lines
     }
@@ -138,6 +152,8 @@ mod tests {
             ops: "ort",
             calibration: Some("c.tsv".into()),
             calibration_samples: Some(1),
+            rotations: vec![],
+            smooth: false,
             linears_quantized: 3,
             linears: vec![
                 linear("vision.blocks.0.mlp.up", Activations::Static, Decision::Component),

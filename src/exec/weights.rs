@@ -38,15 +38,27 @@ impl<'a, T: Real> WeightCache<'a, T> {
     /// [`WeightError`] when the source cannot give it.
     pub fn get(&self, id: WeightId, decl: &WeightDecl) -> Result<Arc<LinearWeight<T>>, WeightError> {
         let Some(kept) = &self.kept else {
-            return Ok(Arc::new(convert(self.source.load(decl)?)));
+            return Ok(Arc::new(self.load(decl)?));
         };
         let lock = || kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(w) = lock().get(&id) {
             return Ok(w.clone());
         }
-        let loaded = Arc::new(convert(self.source.load(decl)?));
+        let loaded = Arc::new(self.load(decl)?);
         lock().insert(id, loaded.clone());
         Ok(loaded)
+    }
+}
+
+impl<T: Real> WeightCache<'_, T> {
+    /// In f64, the source's own f64 numbers where it has such.
+    fn load(&self, decl: &WeightDecl) -> Result<LinearWeight<T>, WeightError> {
+        if T::DOUBLE
+            && let Some(exact) = self.source.load_f64(decl)?
+        {
+            return Ok(LinearWeight { values: exact.map(|&x| T::from_f64(x)), scales: None });
+        }
+        Ok(convert(self.source.load(decl)?))
     }
 }
 

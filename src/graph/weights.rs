@@ -110,6 +110,12 @@ pub enum WeightError {
         /// The mismatch.
         source: ShapeError,
     },
+    /// The numbers are codes where they must be floats.
+    #[error("weight {role} is integer where its numbers are to be changed")]
+    Format {
+        /// Role asked for.
+        role: String,
+    },
     /// The source failed to read it.
     #[error("weight {role} could not be read")]
     Read {
@@ -127,6 +133,34 @@ pub trait WeightSource: Sync {
     /// # Errors
     /// [`WeightError`] when the role is unknown or cannot be read.
     fn role(&self, role: &str) -> Result<WeightData, WeightError>;
+
+    /// The numbers of one float role in f64, from a source that computes them in it.
+    ///
+    /// # Errors
+    /// As [`role`](Self::role).
+    fn role_f64(&self, role: &str) -> Result<Option<Tensor<f64>>, WeightError> {
+        let _ = role;
+        Ok(None)
+    }
+
+    /// [`load`](Self::load) in f64, where every part is a float role that the source computes in it.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    fn load_f64(&self, decl: &WeightDecl) -> Result<Option<Tensor<f64>>, WeightError> {
+        if decl.format != WeightFormat::Float {
+            return Ok(None);
+        }
+        let mut data = Vec::new();
+        for part in &decl.parts {
+            match self.role_f64(part)? {
+                Some(t) => data.extend(t.into_data()),
+                None => return Ok(None),
+            }
+        }
+        let shape = |source| WeightError::Shape { name: decl.name.clone(), source };
+        Tensor::new(decl.shape.clone(), data).map(Some).map_err(shape)
+    }
 
     /// The numbers of a declared weight, its parts stacked.
     ///

@@ -199,7 +199,10 @@ impl fmt::Display for Hadamard {
         let sylvester = Some(self.sylvester).filter(|&s| s > 1 || self.bases.is_empty());
         let factors = sylvester.into_iter().chain(self.bases.iter().map(|b| b.order));
         let factors: Vec<String> = factors.map(|m| m.to_string()).collect();
-        write!(f, "{} = {}", self.n, factors.join(" x "))
+        match factors.as_slice() {
+            [_] => write!(f, "{}", self.n),
+            factors => write!(f, "{} = {}", self.n, factors.join(" x ")),
+        }
     }
 }
 

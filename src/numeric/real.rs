@@ -28,6 +28,8 @@ pub trait Real:
     const ZERO: Self;
     /// One.
     const ONE: Self;
+    /// Whether this is `f64`.
+    const DOUBLE: bool;
     /// Negative infinity, the additive mask of attention.
     const NEG_INFINITY: Self;
     /// Exact widening of an `f32`.
@@ -57,6 +59,7 @@ macro_rules! real {
         impl Real for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+            const DOUBLE: bool = std::mem::size_of::<$t>() == 8;
             const NEG_INFINITY: Self = <$t>::NEG_INFINITY;
             fn from_f32(x: f32) -> Self {
                 <$t>::from(x)

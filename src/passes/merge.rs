@@ -4,10 +4,8 @@
 //! Requires: nothing. Ensures: no two linears with equal operands, equal activation scales, equal weight format and biases alike are left, as long as
 //! their results carry no basis; results keep their values and bits, because each output channel is computed from the same row.
 
-use std::collections::BTreeMap;
-
-use super::{PassError, ensure};
-use crate::graph::ops::{Linear, OpSpec, Split};
+use super::{PassError, drop_unused_weights, ensure};
+use crate::graph::ops::{Linear, Split};
 use crate::graph::{Graph, Model, Node, Op, ValueId, ValueInfo, WeightDecl, WeightId};
 
 const PASS: &str = "merge_linears";
@@ -108,21 +106,4 @@ fn stack(weights: &mut Vec<WeightDecl>, name: &str, ids: Vec<WeightId>) -> Weigh
     let format = decls[0].format;
     weights.push(WeightDecl { name: name.to_string(), shape, parts, format });
     WeightId(weights.len() - 1)
-}
-
-fn drop_unused_weights(model: &mut Model) {
-    let mut new_ids = BTreeMap::new();
-    for id in model.graphs.iter().flat_map(|g| &g.nodes).flat_map(|n| n.op.weights()) {
-        let next = new_ids.len();
-        new_ids.entry(id).or_insert(WeightId(next));
-    }
-    for node in model.graphs.iter_mut().flat_map(|g| &mut g.nodes) {
-        for id in node.op.weights_mut() {
-            *id = new_ids.get(id).copied().unwrap_or(*id);
-        }
-    }
-    let mut kept: Vec<(WeightId, WeightDecl)> =
-        new_ids.iter().map(|(old, new)| (*new, model.weights[old.0].clone())).collect();
-    kept.sort_by_key(|(new, _)| *new);
-    model.weights = kept.into_iter().map(|(_, decl)| decl).collect();
 }

@@ -17,7 +17,8 @@ use crate::checkpoint::Checkpoint;
 use crate::export::onnx::{self, genai::GenaiInput};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
-use crate::quantize::{self, Quantized, QuantizedWeights, Ranges};
+use crate::passes::rewrite::RewrittenWeights;
+use crate::quantize::{self, Quantized, QuantizedWeights, Ranges, RotationNote, Transformed};
 
 /// Hugging Face's description of a tokenizer.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -27,6 +28,7 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 pub struct Plan {
     checkpoint: Checkpoint,
     resolved: Resolved,
+    transformed: Transformed,
     /// Precision of every linear.
     pub linears: quantize::Plan,
 }
@@ -35,6 +37,11 @@ impl Plan {
     /// The model described by the checkpoint.
     pub fn resolved(&self) -> &Resolved {
         &self.resolved
+    }
+
+    /// What the recipe rotates.
+    pub fn rotations(&self) -> &[RotationNote] {
+        &self.transformed.notes
     }
 
     /// Parameters of the source model.
@@ -59,11 +66,12 @@ pub fn plan(request: &ExportRequest) -> Result<Plan, PipelineError> {
         None => Library::built_in()?,
     };
     let resolved = resolve(&library, &checkpoint)?;
-    let linears = quantize::plan(&resolved.model, &request.recipe)?;
+    let transformed = quantize::transform(&resolved.model, &request.recipe.rotation)?;
+    let linears = quantize::plan(&transformed.model, &request.recipe)?;
     if request.recipe.needs_calibration() && request.calibration.is_none() {
         return Err(PipelineError::NeedsCalibration { recipe: request.recipe.name.clone() });
     }
-    Ok(Plan { checkpoint, resolved, linears })
+    Ok(Plan { checkpoint, resolved, transformed, linears })
 }
 
 /// Runs one export. On any error nothing is left behind.
@@ -82,14 +90,23 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
         run.warn(Warning::UnusedCalibration { recipe: request.recipe.name.clone() });
     }
     run.progress.end();
-    let weights = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
+    let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let prepared = run.prepare(&plan)?;
-    let ranges = match &prepared {
-        Some(prepared) => run.calibrate(&plan, &weights, prepared)?,
+    let mut rewrites = plan.transformed.rewrites.clone();
+    let mut ranges = match &prepared {
+        Some(prepared) => run.calibrate(&plan, &RewrittenWeights::new(&stored, &rewrites), prepared)?,
         None => Ranges::new(),
     };
+    if request.recipe.smooth {
+        let model = &plan.transformed.model;
+        quantize::smooth_down_projections(model, &stored, &mut rewrites, &plan.linears, &mut ranges)?;
+    }
+    let weights = RewrittenWeights::new(&stored, &rewrites);
+    if let Some(prepared) = &prepared {
+        run.prove(&plan, (&stored, &weights), prepared)?;
+    }
     let quantized =
-        quantize::apply(&plan.resolved.model, &plan.linears, &ranges, request.recipe.msq_merge_ratio)?;
+        quantize::apply(&plan.transformed.model, &plan.linears, &ranges, request.recipe.msq_merge_ratio)?;
     run.missing_rows(&quantized);
     run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.model, &weights), output.path())?;
     run.finish(plan, quantized, prepared, output)
@@ -118,22 +135,48 @@ impl Run<'_> {
         }
     }
 
+    /// Compares the changed model with the stored one on a prompt, with an image if there is one.
+    fn prove(
+        &mut self,
+        plan: &Plan,
+        (stored, rewritten): (&CheckpointWeights<'_>, &RewrittenWeights<'_>),
+        prepared: &Prepared,
+    ) -> Result<(), PipelineError> {
+        let with_image = prepared.samples.iter().find(|s| !s.grids.is_empty());
+        let Some(sample) = with_image.or(prepared.samples.first()) else { return Ok(()) };
+        if !self.request.recipe.changes_weights() {
+            return Ok(());
+        }
+        self.progress.begin(Stage::Prove, 1);
+        let (before, after) =
+            ((&plan.resolved.model, stored as _), (&plan.transformed.model, rewritten as _));
+        let proof = quantize::prove(before, after, sample)?;
+        let told = format!("gap {:.0e} in f32, {:.0e} in f64", proof.single, proof.double);
+        self.progress.at(1, &told);
+        self.progress.end();
+        Ok(())
+    }
+
     fn calibrate(
         &mut self,
         plan: &Plan,
-        weights: &CheckpointWeights<'_>,
+        weights: &RewrittenWeights<'_>,
         prepared: &Prepared,
     ) -> Result<Ranges, PipelineError> {
         let mut total = 0;
         let progress = &mut *self.progress;
-        let ranges =
-            quantize::calibrate(&plan.resolved.model, weights, &prepared.samples, &mut |done, all, node| {
+        let ranges = quantize::calibrate(
+            &plan.transformed.model,
+            weights,
+            &prepared.samples,
+            &mut |done, all, node| {
                 if total == 0 {
                     total = all;
                     progress.begin(Stage::Calibrate, all as u64);
                 }
                 progress.at(done as u64, node);
-            })?;
+            },
+        )?;
         self.progress.end();
         Ok(ranges)
     }
@@ -259,6 +302,7 @@ impl Run<'_> {
             recipe: self.request.recipe.clone(),
             source: Source { revision: revision(&self.request.model), files },
             calibration,
+            rotations: plan.transformed.notes.clone(),
             linears: linear_scales(quantized),
             files: vec![],
         })

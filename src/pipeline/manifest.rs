@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::error::PipelineError;
 use crate::export::onnx::GraphSignature;
 use crate::quantize::recipe::{Activations, Recipe};
-use crate::quantize::{Quantized, ScaleNote};
+use crate::quantize::{Quantized, RotationNote, ScaleNote};
 
 /// Name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "mquant.json";
@@ -49,6 +49,9 @@ pub struct Manifest {
     pub calibration: Option<Calibration>,
     /// Quantized linears.
     pub linears: Vec<LinearScales>,
+    /// Rotations fused into the weights, and those asked for and left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<RotationNote>,
     /// Every other file of the artifact, by name.
     pub files: Vec<FileHash>,
 }
@@ -260,6 +263,7 @@ mod tests {
                 source: Source { revision: None, files: vec![] },
                 calibration: None,
                 linears: vec![],
+                rotations: vec![],
                 files: vec![file],
             };
             let e = manifest.changed_files(dir.path()).unwrap_err().to_string();

@@ -10,6 +10,8 @@ pub enum Stage {
     Prepare,
     /// Activation statistics.
     Calibrate,
+    /// The model with changed weights computes the same.
+    Prove,
     /// Weights to codes, files written.
     Emit,
     /// Hashes and manifest.
@@ -22,6 +24,7 @@ impl Stage {
         match self {
             Stage::Read => "read",
             Stage::Prepare => "prepare",
+            Stage::Prove => "prove",
             Stage::Calibrate => "calibrate",
             Stage::Emit => "emit",
             Stage::Finish => "finish",

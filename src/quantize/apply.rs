@@ -63,7 +63,8 @@ pub fn apply(
 
 fn note(linear: &LinearPlan, ranges: &Ranges, merge_ratio: f32) -> Result<ScaleNote, QuantizeError> {
     let role = linear.role.clone();
-    let Some(&range) = ranges.get(&role) else { return Err(QuantizeError::NotCalibrated { linear: role }) };
+    let Some(range) = ranges.get(&role) else { return Err(QuantizeError::NotCalibrated { linear: role }) };
+    let range = range.whole();
     let activations = linear.precision.activations;
     let scales = match activations {
         Activations::Msq => per_modality(&range, merge_ratio),

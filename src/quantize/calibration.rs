@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::error::QuantizeError;
-use crate::calibrate::observe::ModalityRange;
+use crate::calibrate::observe::ChannelRange;
 use crate::exec::{
     Inputs, Keep, LockstepTap, Value, empty_cache, feature_width, position_inputs, run_lockstep,
     vision_inputs,
@@ -13,7 +13,7 @@ use crate::graph::{Graph, Model, Node, Op, Part, WeightSource};
 use crate::numeric::Tensor;
 
 /// Range of every linear's input by role.
-pub type Ranges = BTreeMap<String, ModalityRange>;
+pub type Ranges = BTreeMap<String, ChannelRange>;
 
 /// Tokens whose live activations are held at once. At a hidden width of 3584 and an MLP of 18944 this is about 1.5 GB.
 const GROUP_TOKENS: usize = 8192;
@@ -60,7 +60,8 @@ pub fn calibrate(
         run_group(model, weights, group, &mut observer, &mut step)?;
     }
     for (role, range) in &observer.ranges {
-        if !range.visual.max.is_finite() || !range.text.max.is_finite() {
+        let whole = range.whole();
+        if !whole.visual.max.is_finite() || !whole.text.max.is_finite() {
             return Err(QuantizeError::NotFinite { linear: role.clone() });
         }
     }

@@ -1,5 +1,6 @@
 //! Why a recipe could not be applied.
 
+use super::rotation::Proof;
 use crate::exec::ExecError;
 use crate::graph::ValidationError;
 use crate::passes::PassError;
@@ -44,6 +45,21 @@ pub enum QuantizeError {
         /// Role of the linear.
         linear: String,
     },
+    /// A rotated model computes something else.
+    #[error(
+        "internal: the rotated model is not the model: its logits differ by {:.1e} of the largest in f32 and {:.1e} in f64, rounding explains {:.0e} and {:.0e}",
+        .proof.single, .proof.double, Proof::SINGLE, Proof::DOUBLE
+    )]
+    NotProven {
+        /// What was measured.
+        proof: Proof,
+    },
+    /// A prompt could not be run for a proof.
+    #[error("proof of a rotation")]
+    Generate(#[from] crate::exec::GenerateError),
+    /// A weight could not be had.
+    #[error("weights for the quantizer")]
+    Weight(#[from] crate::graph::WeightError),
     /// A pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),

@@ -6,10 +6,14 @@ mod calibration;
 mod error;
 mod plan;
 pub mod recipe;
+mod rotation;
+mod smoothing;
 mod weights;
 
 pub use apply::{Quantized, ScaleNote, apply};
 pub use calibration::{CalibrationSample, Ranges, calibrate};
 pub use error::QuantizeError;
 pub use plan::{Decision, LinearPlan, Plan, plan};
+pub use rotation::{Proof, RotationNote, Transformed, prove, transform};
+pub use smoothing::smooth_down_projections;
 pub use weights::QuantizedWeights;

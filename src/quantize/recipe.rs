@@ -29,6 +29,12 @@ pub struct Recipe {
     pub description: String,
     /// Precision of the linears of each component.
     pub components: Components,
+    /// Rotations, fused into the weights before they are quantized.
+    #[serde(default, skip_serializing_if = "RotationRule::is_none")]
+    pub rotation: RotationRule,
+    /// Whether magnitude moves from the input of each down projection into its weight.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub smooth: bool,
     /// Exceptions, later ones win.
     #[serde(default)]
     pub overrides: Vec<Override>,
@@ -39,6 +45,35 @@ pub struct Recipe {
 
 fn one() -> f32 {
     1.0
+}
+
+/// Which rotations are fused into the weights (QuaRot, arXiv 2404.00456). They leave the float model the same and spread outlier channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RotationRule {
+    /// The decoder's residual.
+    #[serde(default)]
+    pub decoder: bool,
+    /// The vision tower's residual, where a rotation of it is exact.
+    #[serde(default)]
+    pub vision: bool,
+    /// Values inside every attention head.
+    #[serde(default)]
+    pub heads: bool,
+    /// Where the signs of the matrices come from.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+impl RotationRule {
+    /// Whether anything is rotated.
+    pub fn any(&self) -> bool {
+        self.decoder || self.vision || self.heads
+    }
+
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Precision per component. The token table is always float.
@@ -147,6 +182,12 @@ impl Recipe {
             .into_iter()
             .chain(self.overrides.iter().map(|o| o.activations))
             .any(|a| a != Activations::Float)
+            || self.changes_weights()
+    }
+
+    /// Whether weights are changed before they are quantized, which is proven on a prompt.
+    pub fn changes_weights(&self) -> bool {
+        self.rotation.any() || self.smooth
     }
 
     fn check(&self, source: &str) -> Result<(), QuantizeError> {

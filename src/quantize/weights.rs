@@ -33,4 +33,8 @@ impl WeightSource for QuantizedWeights<'_> {
             (data, _) => Ok(data),
         }
     }
+
+    fn role_f64(&self, role: &str) -> Result<Option<Tensor<f64>>, WeightError> {
+        self.base.role_f64(role)
+    }
 }

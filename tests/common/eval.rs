@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mquant_export::calibrate::{LoadOptions, Prepared, Preparer, Sample, load};
+use mquant_export::checkpoint::Checkpoint;
 use mquant_export::exec::{Executor, Generation, greedy};
 use mquant_export::family::Resolved;
 use mquant_export::graph::WeightSource;
+use mquant_export::passes::rewrite::{Rewrites, RewrittenWeights};
 use mquant_export::pipeline::{CalibrationData, calibration_samples};
-use mquant_export::quantize::recipe::Recipe;
-use mquant_export::quantize::{Quantized, apply, calibrate, plan};
+use mquant_export::quantize::recipe::{Recipe, RotationRule};
+use mquant_export::quantize::{
+    Quantized, Transformed, apply, calibrate, plan, smooth_down_projections, transform,
+};
 use rayon::prelude::*;
 
+use super::fixture;
 use super::judge::Bundle;
-use super::{fixture, open};
 
 /// The trained checkpoint.
 pub const TINY: &str = "qwen2_vl_tiny";
@@ -28,18 +32,37 @@ pub fn load_samples(path: &Path) -> Vec<Sample> {
     load(path, &LoadOptions::default()).unwrap().samples
 }
 
-/// The model of a fixture as a recipe makes it with the samples of `data`.
+/// A model as a recipe makes it, and what is to be done to the weights before they are quantized.
+pub struct Made {
+    pub quantized: Quantized,
+    pub rewrites: Rewrites,
+}
+
+/// The model of a checkpoint as a recipe makes it with the samples of `data`.
 pub fn quantize(
-    name: &str,
-    data: &Path,
+    checkpoint: &Checkpoint,
     resolved: &Resolved,
+    data: &Path,
     weights: &dyn WeightSource,
     recipe: &Recipe,
-) -> Quantized {
+) -> Made {
     let data = CalibrationData { path: data.to_path_buf(), allow_outside: false, limit: None };
-    let samples = calibration_samples(&data, &open(name).0, resolved).unwrap();
-    let ranges = calibrate(&resolved.model, weights, &samples, &mut |_, _, _| {}).unwrap();
-    apply(&resolved.model, &plan(&resolved.model, recipe).unwrap(), &ranges, recipe.msq_merge_ratio).unwrap()
+    let samples = calibration_samples(&data, checkpoint, resolved).unwrap();
+    let Transformed { model, mut rewrites, .. } = transform(&resolved.model, &recipe.rotation).unwrap();
+    let rewritten = RewrittenWeights::new(weights, &rewrites);
+    let mut ranges = calibrate(&model, &rewritten, &samples, &mut |_, _, _| {}).unwrap();
+    let plan = plan(&model, recipe).unwrap();
+    if recipe.smooth {
+        smooth_down_projections(&model, weights, &mut rewrites, &plan, &mut ranges).unwrap();
+    }
+    let quantized = apply(&model, &plan, &ranges, recipe.msq_merge_ratio).unwrap();
+    Made { quantized, rewrites }
+}
+
+/// A built-in recipe without any change of weights before they are quantized.
+pub fn plain(name: &str) -> Recipe {
+    let (rotation, smooth) = (RotationRule::default(), false);
+    Recipe { name: format!("{name}-plain"), rotation, smooth, ..Recipe::load(name).unwrap() }
 }
 
 /// Exact-match accuracy per kind of question and in all.

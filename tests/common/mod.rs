@@ -1,11 +1,13 @@
 //! What several tests share: fixture paths, golden tensors, loaded models.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod agreement;
 pub mod bad;
 pub mod eval;
 pub mod folder;
 pub mod golden;
 pub mod judge;
+pub mod planted;
 pub mod synthetic;
 
 use std::path::{Path, PathBuf};

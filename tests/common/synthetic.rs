@@ -283,7 +283,8 @@ fn wanted(dir: &Path, library: &Library) -> Result<Vec<(String, String, Vec<usiz
     if others.is_empty() { Ok(wanted) } else { Err(FamilyError::Misfit { family, problems: others }) }
 }
 
-fn write_tensors(dir: &Path, tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>, Vec<u8>)>) {
+/// Writes `model.safetensors` from names, types, shapes and little-endian bytes.
+pub fn write_tensors(dir: &Path, tensors: impl IntoIterator<Item = (String, Dtype, Vec<usize>, Vec<u8>)>) {
     let tensors: BTreeMap<_, _> = tensors.into_iter().map(|(n, d, s, b)| (n, (d, s, b))).collect();
     let views = tensors.iter().map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
     std::fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();

@@ -7,12 +7,13 @@ use mquant_export::family::CheckpointWeights;
 use mquant_export::graph::ops::Linear;
 use mquant_export::graph::{Graph, Model, Node, Op, ValueId, WeightData, WeightSource};
 use mquant_export::numeric::gemm::matmul_nt;
+use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{Manifest, preparer};
 use mquant_export::quantize::recipe::Recipe;
 use mquant_export::quantize::{Decision, QuantizedWeights, plan};
 use serde_json::Value as Json;
 
-use crate::common::eval::{bundle, generation, load_samples, quantize};
+use crate::common::eval::{Made, bundle, generation, load_samples, plain, quantize};
 use crate::common::golden::for_each_fixture;
 use crate::common::judge::{export_fixture, judge, text};
 use crate::common::{Goldens, distance, fixture, open, relative_error};
@@ -57,23 +58,29 @@ fn count(report: &Json, op: &str) -> u64 {
     ["vision", "embedding", "model"].iter().filter_map(|g| report[g]["operators"][op].as_u64()).sum()
 }
 
+fn w8a8() -> Recipe {
+    Recipe::load("w8a8").unwrap()
+}
+
 /// Linears of the quantized model that are one integer product each.
 fn integer_products(model: &Model) -> u64 {
     let quantized = |op: &Op| matches!(op, Op::Linear(l) if l.act.is_some());
     model.graphs.iter().flat_map(|g| &g.nodes).filter(|n| quantized(&n.op)).count() as u64
 }
 
-fn w8a8_is_fused_and_simulated(name: &str, ops: &str) {
+fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str) {
     let dir = tempfile::tempdir().unwrap();
     let data = fixture(name).join("samples.jsonl");
-    let flags = ["--recipe", "w8a8", "--calibration", &text(&data), "--ops", ops];
+    let file = dir.path().join("recipe.yaml");
+    std::fs::write(&file, serde_json::to_string(recipe).unwrap()).unwrap();
+    let flags = ["--recipe", &text(&file), "--calibration", &text(&data), "--ops", ops];
     let artifact = export_fixture(dir.path(), name, &flags);
     let (checkpoint, resolved) = open(name);
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let recipe = Recipe::load("w8a8").unwrap();
-    let quantized = quantize(name, &data, &resolved, &weights, &recipe);
+    let Made { quantized, rewrites } = quantize(&checkpoint, &resolved, &data, &weights, recipe);
+    let weights = RewrittenWeights::new(&weights, &rewrites);
 
-    let linears = plan(&resolved.model, &recipe).unwrap().linears;
+    let linears = plan(&resolved.model, recipe).unwrap().linears;
     let constant = linears.iter().filter(|l| l.decided_by == Decision::ConstantInput).count();
     assert_eq!(Manifest::read(&artifact).unwrap().linears.len(), linears.len() - constant);
     let report: Json =
@@ -95,7 +102,8 @@ fn w8a8_is_fused_and_simulated(name: &str, ops: &str) {
     let found = Goldens::read(&out);
     every_linear_is_simulated(&quantized.model, &weights, &found, samples.len());
 
-    let float = Executor::<f32>::keeping(&resolved.model, &weights);
+    let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
+    let float = Executor::<f32>::keeping(&resolved.model, &stored);
     let source = QuantizedWeights::new(&quantized.model, &weights);
     let simulated = Executor::<f32>::keeping(&quantized.model, &source);
     for (i, sample) in samples.iter().enumerate() {
@@ -188,12 +196,17 @@ macro_rules! fixtures {
 
             #[test]
             fn w8a8_ort_is_fused_and_what_the_executor_simulates() {
-                super::w8a8_is_fused_and_simulated(stringify!($name), "ort");
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "ort");
+            }
+
+            #[test]
+            fn w8a8_without_rotation_is_fused_and_what_the_executor_simulates() {
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::plain("w8a8"), "ort");
             }
 
             #[test]
             fn w8a8_standard_fuses_and_is_what_the_executor_simulates() {
-                super::w8a8_is_fused_and_simulated(stringify!($name), "standard");
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "standard");
             }
         })*
     };

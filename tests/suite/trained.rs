@@ -48,14 +48,18 @@ pub mod w8a8 {
     use mquant_export::exec::DecoderState;
     use mquant_export::family::Resolved;
     use mquant_export::graph::WeightSource;
+    use mquant_export::passes::rewrite::RewrittenWeights;
+    use mquant_export::quantize::QuantizedWeights;
     use mquant_export::quantize::recipe::{Activations, Recipe};
-    use mquant_export::quantize::{Quantized, QuantizedWeights};
 
     use super::*;
+    use crate::common::eval::{Made, plain};
 
     /// The trained model by a recipe, calibrated on its own set.
-    pub fn quantize(resolved: &Resolved, weights: &dyn WeightSource, recipe: &Recipe) -> Quantized {
-        crate::common::eval::quantize(TINY, &fixture(TINY).join("calibration.tsv"), resolved, weights, recipe)
+    pub fn quantize(weights: &dyn WeightSource, recipe: &Recipe) -> Made {
+        let (checkpoint, resolved) = open(TINY);
+        let data = fixture(TINY).join("calibration.tsv");
+        crate::common::eval::quantize(&checkpoint, &resolved, &data, weights, recipe)
     }
 
     /// Root mean square difference of the logits to the float model's, over text rows, relative to the float logits.
@@ -88,12 +92,14 @@ pub mod w8a8 {
         let (checkpoint, resolved) = open(TINY);
         let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
         let float = Executor::<f32>::keeping(&resolved.model, &weights);
-        let msq = Recipe::load("w8a8").unwrap();
+        let msq = plain("w8a8");
         let mut shared = msq.clone();
         shared.components.decoder.activations = Activations::Static;
-        let errors = [&msq, &shared].map(|recipe| {
-            let quantized = quantize(&resolved, &weights, recipe);
-            let source = QuantizedWeights::new(&quantized.model, &weights);
+        let rotated = Recipe::load("w8a8").unwrap();
+        let errors = [&msq, &shared, &rotated].map(|recipe| {
+            let Made { quantized, rewrites } = quantize(&weights, recipe);
+            let rewritten = RewrittenWeights::new(&weights, &rewrites);
+            let source = QuantizedWeights::new(&quantized.model, &rewritten);
             let exec = Executor::<f32>::keeping(&quantized.model, &source);
             let samples = samples("evaluation.tsv");
             let answers = answers(
@@ -104,11 +110,17 @@ pub mod w8a8 {
             );
             let mut score = Score::default();
             samples.iter().zip(&answers).for_each(|(s, a)| score.add(s, a));
-            println!("w8a8 executor, decoder {:?}: {score}", recipe.components.decoder.activations);
+            println!(
+                "{} executor, decoder {:?}: {score}",
+                recipe.name, recipe.components.decoder.activations
+            );
             assert!(score.of("all") >= 0.99, "{score}");
             text_row_error(&exec, &float, &resolved, 64)
         });
-        println!("text-row logit error: MSQ {:.5}, one shared scale {:.5}", errors[0], errors[1]);
-        assert!(errors[0] < errors[1], "{errors:?}");
+        println!(
+            "text-row logit error: MSQ {:.5}, one shared scale {:.5}, MSQ rotated and smoothed {:.5}",
+            errors[0], errors[1], errors[2]
+        );
+        assert!(errors[0] < errors[1] && errors[2] < errors[0], "{errors:?}");
     }
 }
