@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::quantize::RotationNote;
+
 /// A count in full, its digits in groups of three: `2,208,985,600`.
 pub fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -53,6 +55,18 @@ pub fn plural(n: usize, noun: &str) -> String {
 /// One line of a list of properties; names stand in one column.
 pub fn property(name: &str, value: impl AsRef<str>) -> String {
     format!("{name:<12} {}", value.as_ref()).trim_end().to_string()
+}
+
+/// What is rotated, and what is not and why.
+pub fn rotations(notes: &[RotationNote]) -> Vec<String> {
+    let line = |note: &RotationNote| match (&note.matrix, &note.reason) {
+        (Some(matrix), _) => property("rotated", format!("{}: {matrix}", note.what)),
+        (None, reason) => {
+            let reason = reason.as_deref().unwrap_or_default();
+            property("not rotated", format!("{}: {reason}", note.what))
+        }
+    };
+    notes.iter().map(line).collect()
 }
 
 /// Rows as indented columns; those named in `right` are aligned to the right. Rows may be of different length.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::SCHEMA_VERSION;
-use super::format::{count, plural, property, table};
+use super::format::{count, plural, property, rotations, table};
 use crate::pipeline::{ExportRequest, Plan};
 use crate::quantize::recipe::Activations;
 use crate::quantize::{Decision, LinearPlan, RotationNote};
@@ -74,12 +74,7 @@ impl PlanSeen {
             property("output", self.out.display().to_string()),
             property("linears", format!("{quantized} of {all} in int8")),
         ];
-        lines.extend(self.rotations.iter().map(|n| match (&n.matrix, &n.reason) {
-            (Some(matrix), _) => property("rotated", format!("{}: {matrix}", n.what)),
-            (None, reason) => {
-                property("not rotated", format!("{}: {}", n.what, reason.as_deref().unwrap_or_default()))
-            }
-        }));
+        lines.extend(rotations(&self.rotations));
         if self.smooth {
             lines.push(property("smoothed", "inputs of down projections, where it lowers the error"));
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::onnx::{self, OnnxSeen};
 use crate::cli::SCHEMA_VERSION;
 use crate::cli::error::CliError;
-use crate::cli::format::{bytes, count, plural, property, table};
+use crate::cli::format::{bytes, count, plural, property, rotations, table};
 use crate::graph::Component;
 use crate::pipeline::Manifest;
 
@@ -114,6 +114,7 @@ impl ArtifactSeen {
             property("size", format!("{} in {}", bytes(self.bytes), plural(self.files.len(), "file"))),
             property("calibration", if samples == 0 { "none".into() } else { plural(samples, "sample") }),
         ];
+        lines.extend(rotations(&m.rotations));
         lines.extend(self.component_lines());
         lines.extend(self.graph_lines());
         lines.extend(self.file_lines());
