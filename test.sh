@@ -78,6 +78,7 @@ if [[ $# -eq 0 ]]; then
     section "lints"
     # The release profile, because it shares build scripts and macros with the tests.
     cargo clippy ${locked[@]+"${locked[@]}"} --release --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc ${locked[@]+"${locked[@]}"} --release --no-deps --quiet
     section "dependencies"
     check_dependencies
 fi

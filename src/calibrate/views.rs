@@ -2,7 +2,7 @@
 //! references choose them. Pure arithmetic on sizes; pixels are touched in `resize` and `pixels`.
 //!
 //! All divisions are in double precision in Python's order, rounding is Python's (half to even). The logarithm of
-//! [`slices`] is the platform's, as in Python.
+//! `slices` is the platform's, as in Python.
 
 use crate::family::inputs::{MAX_TILES, Views};
 

@@ -354,7 +354,7 @@ pub struct DecoderDef {
     pub tied_head: String,
 }
 
-/// See [`crate::graph::spec::RopeScaling`].
+/// See [`crate::graph::ops::RopeScaling`].
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 #[allow(missing_docs, reason = "fields are those of the spec type, documented there")]

@@ -1,5 +1,5 @@
 //! The pipeline: read, prepare, calibrate, emit, finish, in one temporary folder that is renamed to its final name at the very end. What
-//! one export is asked for is a [`request`], what it tells is a [`report`], how it speaks on the way is [`progress`].
+//! one export is asked for is a `request`, what it tells is a `report`, how it speaks on the way is `progress`.
 //! One prompt alone is [`preprocess`]'s business. No arithmetic, no formats and no printing here.
 
 mod card;
