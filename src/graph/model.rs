@@ -77,6 +77,16 @@ impl Graph {
         self.values.iter().position(|v| v.name == name).map(ValueId)
     }
 
+    /// The node that gives a value, with its index; none for inputs of the graph.
+    pub fn maker(&self, value: ValueId) -> Option<(usize, &Node)> {
+        self.nodes.iter().enumerate().find(|(_, n)| n.outputs.contains(&value))
+    }
+
+    /// The nodes that read a value, with their indices, in order. That the graph hands the value out is not counted.
+    pub fn readers(&self, value: ValueId) -> impl Iterator<Item = (usize, &Node)> {
+        self.nodes.iter().enumerate().filter(move |(_, n)| n.inputs.contains(&value))
+    }
+
     /// Values that depend on no input: the same in every run.
     pub fn constants(&self) -> BTreeSet<ValueId> {
         let mut constants = BTreeSet::new();

@@ -8,7 +8,7 @@
 
 use super::rewrite::{Change, Factors, Rewrites};
 use super::{PassError, drop_unused_weights, ensure};
-use crate::graph::ops::{LayerNorm, Linear, RmsNorm};
+use crate::graph::ops::{LayerNorm, Linear, OpSpec, RmsNorm};
 use crate::graph::{Graph, Model, Op, ValueId, WeightDecl, WeightFormat, WeightId};
 
 const PASS: &str = "fold_norms";
@@ -39,15 +39,15 @@ fn role(weights: &[WeightDecl], id: WeightId) -> String {
 }
 
 /// Indices of the linears that read a value, directly or after its rows were merged; none when anything else does.
-fn readers(graph: &Graph, value: ValueId) -> Option<Vec<usize>> {
+fn linear_readers(graph: &Graph, value: ValueId) -> Option<Vec<usize>> {
     if graph.outputs.contains(&value) {
         return None;
     }
     let mut found = vec![];
-    for (i, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.inputs.contains(&value)) {
+    for (i, node) in graph.readers(value) {
         match &node.op {
             Op::Linear(_) => found.push(i),
-            Op::MergeRows(_) => found.extend(readers(graph, node.outputs[0])?),
+            Op::MergeRows(_) => found.extend(linear_readers(graph, node.outputs[0])?),
             _ => return None,
         }
     }
@@ -60,7 +60,7 @@ fn fold_norm(graph: &mut Graph, weights: &mut Vec<WeightDecl>, rewrites: &mut Re
         Op::RmsNorm(RmsNorm { gain, .. }) => (*gain, None),
         _ => return,
     };
-    let Some(readers) = readers(graph, graph.nodes[index].outputs[0]) else { return };
+    let Some(readers) = linear_readers(graph, graph.nodes[index].outputs[0]) else { return };
     let (gain, bias) = (role(weights, gain), bias.map(|b| role(weights, b)));
     for reader in readers {
         let name = graph.nodes[reader].name.clone();
@@ -101,13 +101,13 @@ fn fold_gain(graph: &mut Graph, weights: &[WeightDecl], rewrites: &mut Rewrites,
     let Op::Scale(scale) = &graph.nodes[index].op else { return };
     let (gain, writes) = (role(weights, scale.gain), scale.writes);
     let (from, to) = (graph.nodes[index].inputs[0], graph.nodes[index].outputs[0]);
-    let uses = graph.nodes.iter().filter(|n| n.inputs.contains(&from)).count();
-    let Some(before) = graph.nodes.iter().position(|n| n.outputs == [from]) else { return };
+    let uses = graph.readers(from).count();
+    let Some((before, _)) = graph.maker(from) else { return };
     let Op::Linear(linear) = &mut graph.nodes[before].op else { return };
     if uses != 1 || graph.outputs.contains(&from) {
         return;
     }
-    for id in std::iter::once(linear.weight).chain(linear.bias) {
+    for id in linear.weights() {
         rewrites.push(&role(weights, id), Change::ScaleRows { by: Factors::Role(gain.clone()) });
     }
     linear.writes = writes;

@@ -71,8 +71,7 @@ pub fn rotate_stream(
                     changes.push((role(l.weight), &columns));
                 }
                 if writes {
-                    let weights = std::iter::once(l.weight).chain(l.bias);
-                    changes.extend(weights.map(|id| (role(id), &rows)));
+                    changes.extend(l.weights().into_iter().map(|id| (role(id), &rows)));
                 }
             }
             Op::Embed(_) | Op::ConstantRows(_) if writes => {
@@ -140,18 +139,17 @@ fn head(
     rewrites: &mut Rewrites,
     rotation: usize,
 ) -> Result<(), PassError> {
-    let reading = |v: ValueId| graph.nodes.iter().filter(move |n| n.inputs.contains(&v));
-    let made = graph.nodes.iter().find(|n| n.outputs == [value]).map(|n| (&n.op, &n.name));
-    let read = reading(mixed).next().map(|n| (&n.op, &n.name));
-    let (Some((Op::Linear(v), _)), Some((Op::Linear(o), _))) = (made, read) else {
+    let made = graph.maker(value).map(|(_, n)| &n.op);
+    let read = graph.readers(mixed).next().map(|(_, n)| &n.op);
+    let (Some(Op::Linear(v)), Some(Op::Linear(o))) = (made, read) else {
         let reason = format!("{} does not stand between two linears", graph.value(mixed).name);
         return Err(PassError::Requires { pass: HEADS, reason });
     };
-    if reading(value).count() != 1 || reading(mixed).count() != 1 {
+    if graph.readers(value).count() != 1 || graph.readers(mixed).count() != 1 {
         let reason = format!("{} or what it mixes has more readers", graph.value(mixed).name);
         return Err(PassError::Requires { pass: HEADS, reason });
     }
-    for id in std::iter::once(v.weight).chain(v.bias) {
+    for id in v.weights() {
         rewrites.push(&model.weight(id).name, Change::RotateRows { rotation });
     }
     rewrites.push(&model.weight(o.weight).name, Change::RotateColumns { rotation });

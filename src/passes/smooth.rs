@@ -6,6 +6,7 @@
 //! the two linears, nothing is linear enough to move a scale through it.
 
 use super::rewrite::{Change, Factors, Rewrites};
+use crate::graph::ops::OpSpec;
 use crate::graph::{Graph, Model, Node, Op, ValueId};
 
 /// Two linears with a product between them.
@@ -30,17 +31,17 @@ pub fn smoothable(model: &Model) -> Vec<Pair> {
 
 fn pair(model: &Model, graph: &Graph, node: &Node) -> Option<Pair> {
     let Op::Linear(down) = &node.op else { return None };
-    let only_reader = |v: ValueId| graph.nodes.iter().filter(|n| n.inputs.contains(&v)).count() == 1;
-    let maker = |v: ValueId| graph.nodes.iter().find(|n| n.outputs.contains(&v));
+    let only_reader = |v: ValueId| graph.readers(v).count() == 1;
     let product = *node.inputs.first()?;
-    let made = maker(product).filter(|n| matches!(n.op, Op::Mul(_)) && only_reader(product))?;
-    let factor = |&v: &ValueId| match &maker(v)?.op {
+    let (_, made) =
+        graph.maker(product).filter(|(_, n)| matches!(n.op, Op::Mul(_)) && only_reader(product))?;
+    let factor = |&v: &ValueId| match &graph.maker(v)?.1.op {
         Op::Linear(up) if only_reader(v) => Some(up),
         _ => None,
     };
     let up = made.inputs.iter().find_map(factor)?;
     let role = |id: crate::graph::WeightId| model.weight(id).name.clone();
-    let up = std::iter::once(up.weight).chain(up.bias).map(role).collect();
+    let up = up.weights().into_iter().map(role).collect();
     Some(Pair { down: node.name.clone(), matrix: role(down.weight), up })
 }
 

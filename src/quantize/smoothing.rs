@@ -9,7 +9,7 @@ use crate::numeric::Tensor;
 use crate::passes::rewrite::{Rewrites, RewrittenWeights};
 use crate::passes::{smooth, smoothable};
 
-/// Smooths the input of every planned down projection; the ranges of these inputs become what they are afterwards. Returns the nodes smoothed.
+/// Smooths the input of every planned down projection; the ranges of these inputs become what they are afterwards.
 ///
 /// # Errors
 /// [`QuantizeError::NotCalibrated`] when a range is missing, [`QuantizeError::Weight`] when a weight cannot be read.
@@ -19,9 +19,8 @@ pub fn smooth_down_projections(
     rewrites: &mut Rewrites,
     plan: &Plan,
     ranges: &mut Ranges,
-) -> Result<Vec<String>, QuantizeError> {
+) -> Result<(), QuantizeError> {
     let planned = |down: &str| plan.linears.iter().any(|l| l.role == down && l.precision.is_quantized());
-    let mut done = vec![];
     for pair in smoothable(model).into_iter().filter(|p| planned(&p.down)) {
         let range = ranges
             .get_mut(&pair.down)
@@ -33,9 +32,8 @@ pub fn smooth_down_projections(
         let Some(scales) = best_scales(&weight, range) else { continue };
         smooth(rewrites, &pair, &scales);
         range.divide(&scales);
-        done.push(pair.down);
     }
-    Ok(done)
+    Ok(())
 }
 
 /// Strengths tried: from all magnitude in the activations to all in the weights.
