@@ -10,7 +10,7 @@ pub const NAME: &str = "mquant-export";
 const EXAMPLES: &str = "\
 Examples:
   mquant-export Qwen2-VL-2B-Instruct --format onnx --calibration chats.jsonl
-      int8 weights and static int8 activations, in ./Qwen2-VL-2B-Instruct-w8a8-onnx
+      int4 weights, static int8 activations, in ./Qwen2-VL-2B-Instruct-w4a8-onnx
   mquant-export Qwen2-VL-2B-Instruct --format onnx --recipe float -o out
       the same graphs in float, no calibration data needed
   mquant-export inspect out
@@ -73,8 +73,8 @@ pub struct ExportArgs {
     #[arg(long, value_enum, value_name = "FORMAT", required_unless_present = "dump_ir")]
     pub format: Option<Format>,
 
-    /// Built-in recipe (float, w8a8) or path of a recipe in YAML.
-    #[arg(long, value_name = "NAME|FILE", default_value = "w8a8")]
+    /// Built-in recipe (float, w8a8, w4a8, w4a8-all, w4a8-channel, w4a16) or path of a recipe in YAML.
+    #[arg(long, value_name = "NAME|FILE", default_value = "w4a8")]
     pub recipe: String,
 
     /// Calibration samples: chats in JSONL, LLaVA JSON or a VLMEvalKit TSV; 64 to 256 are usual.
@@ -89,6 +89,10 @@ pub struct ExportArgs {
     /// Let samples name images outside the folder of the calibration file.
     #[arg(long, requires = "calibration", help_heading = "Calibration")]
     pub allow_outside: bool,
+
+    /// Memory for calibration activations, such as 4GB or 512MB; what is above goes to a file beside the output. The result does not depend on it.
+    #[arg(long, value_name = "SIZE", default_value = "4GB", value_parser = size, help_heading = "Calibration")]
+    pub activation_memory: u64,
 
     /// Folder to make [default: <MODEL's name>-<recipe>-onnx in the current folder].
     #[arg(short, long, value_name = "FOLDER", value_hint = clap::ValueHint::DirPath, help_heading = "Output")]
@@ -205,6 +209,20 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Bytes of a size in decimal units.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1,
+        "KB" | "K" => 1_000,
+        "MB" | "M" => 1_000_000,
+        "GB" | "G" => 1_000_000_000,
+        _ => return Err("expected a number with B, KB, MB or GB".into()),
+    };
+    let n: u64 = digits.trim().parse().map_err(|_| "expected a whole number with B, KB, MB or GB".to_string())?;
+    n.checked_mul(unit).ok_or_else(|| "is more than any machine has".into())
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number from 1".into()),
@@ -237,7 +255,7 @@ mod tests {
             "x model --format onnx --calibration c.jsonl --calibration-samples 8 -o out --ops standard",
         );
         assert_eq!((a.model.to_str(), a.format), (Some("model"), Some(Format::Onnx)));
-        assert_eq!((a.recipe.as_str(), a.ops, a.calibration_samples), ("w8a8", Ops::Standard, Some(8)));
+        assert_eq!((a.recipe.as_str(), a.ops, a.calibration_samples), ("w4a8", Ops::Standard, Some(8)));
         assert_eq!(export("x model --format onnx").ops, Ops::Ort);
     }
 
@@ -270,6 +288,17 @@ mod tests {
         ] {
             let e = parse(&format!("x model --format onnx {flag}")).unwrap_err();
             assert!(matches!(e.kind(), ErrorKind::ValueValidation | ErrorKind::UnknownArgument), "{e}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        let memory = |text: &str| parse(&format!("x m --format onnx --activation-memory {text}"));
+        for (text, bytes) in [("0", 0), ("7B", 7), ("512MB", 512_000_000), ("4gb", 4_000_000_000), ("3K", 3_000)] {
+            assert_eq!(memory(text).unwrap().export.unwrap().activation_memory, bytes, "{text}");
+        }
+        for wrong in ["GB", "4XB", "-1", "1.5GB", "99999999999GB"] {
+            assert!(memory(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::SCHEMA_VERSION;
 use super::format::{count, plural, property, rotations, table};
 use crate::pipeline::{ExportRequest, Plan};
-use crate::quantize::recipe::Activations;
+use crate::quantize::recipe::{Activations, DownProjections, Remedy};
 use crate::quantize::{Decision, LinearPlan, RotationNote};
 
 /// A plan as shown.
@@ -28,7 +28,7 @@ pub struct PlanSeen {
     calibration_samples: Option<usize>,
     /// What is rotated before weights are quantized, and what is left.
     rotations: Vec<RotationNote>,
-    smooth: bool,
+    down_projections: DownProjections,
     linears_quantized: usize,
     linears: Vec<LinearPlan>,
 }
@@ -50,7 +50,7 @@ impl PlanSeen {
             calibration: used.map(|c| c.path.clone()),
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
-            smooth: request.recipe.smooth,
+            down_projections: request.recipe.down_projections.clone(),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
         }
@@ -72,11 +72,12 @@ impl PlanSeen {
             property("calibration", calibration),
             property("operators", self.ops),
             property("output", self.out.display().to_string()),
-            property("linears", format!("{quantized} of {all} in int8")),
+            property("linears", format!("{quantized} of {all} quantized")),
         ];
         lines.extend(rotations(&self.rotations));
-        if self.smooth {
-            lines.push(property("smoothed", "inputs of down projections, where it lowers the error"));
+        if !self.down_projections.is_none() {
+            let remedies: Vec<String> = self.down_projections.candidates.iter().map(remedy).collect();
+            lines.push(property("outliers", format!("down projections: {}, by expected error", remedies.join(", "))));
         }
         lines.push(String::new());
         lines.extend(table(&self.rows(), &[1]));
@@ -103,17 +104,31 @@ impl PlanSeen {
 
 /// Role pattern, shape, precision, and the override that decided.
 fn cells(linear: &LinearPlan) -> Vec<String> {
+    let weights = linear.precision.weights;
     let precision = match linear.precision.activations {
-        Activations::Float => "float",
-        Activations::Static => "int8, one static scale",
-        Activations::Msq => "int8, a static scale per modality",
+        Activations::Float if !linear.precision.is_quantized() => "float".to_string(),
+        Activations::Float => format!("{weights} weights, float inputs"),
+        Activations::Static => format!("{weights} weights, int8 inputs at one static scale"),
+        Activations::Msq => format!("{weights} weights, int8 inputs at a static scale per modality"),
+        Activations::Dynamic => format!("{weights} weights, int8 inputs at a scale per row"),
     };
     let decided = match &linear.decided_by {
         Decision::Component => String::new(),
         Decision::Override(pattern) => format!("override {pattern}"),
+        Decision::Budget => "budget".to_string(),
         Decision::ConstantInput => "input is constant: computed once, at load".to_string(),
     };
-    vec![pattern(&linear.role), format!("{} x {}", linear.out, linear.input), precision.into(), decided]
+    vec![pattern(&linear.role), format!("{} x {}", linear.out, linear.input), precision, decided]
+}
+
+/// A remedy for people.
+fn remedy(remedy: &Remedy) -> String {
+    let block = |b: usize| if b == 0 { "of all channels".to_string() } else { format!("over blocks of {b}") };
+    match *remedy {
+        Remedy::Smooth => "smoothing".into(),
+        Remedy::Hadamard(b) => format!("Hadamard product {}", block(b)),
+        Remedy::HadamardRms(b) => format!("Hadamard product {} with RMS", block(b)),
+    }
 }
 
 /// The role with `*` for layer numbers.
@@ -128,7 +143,7 @@ mod tests {
     use crate::quantize::recipe::{Precision, Weights};
 
     fn linear(role: &str, activations: Activations, decided_by: Decision) -> LinearPlan {
-        let weights = if activations == Activations::Float { Weights::Float } else { Weights::Int8 };
+        let weights = if activations == Activations::Float { Weights::Float } else { Weights::INT8 };
         let precision = Precision { weights, activations };
         LinearPlan { role: role.into(), out: 8, input: 4, precision, decided_by }
     }
@@ -148,7 +163,7 @@ mod tests {
             calibration: Some("c.tsv".into()),
             calibration_samples: Some(1),
             rotations: vec![],
-            smooth: false,
+            down_projections: DownProjections::default(),
             linears_quantized: 3,
             linears: vec![
                 linear("vision.blocks.0.mlp.up", Activations::Static, Decision::Component),
@@ -163,7 +178,7 @@ mod tests {
         assert_eq!(table.len(), 3, "{table:?}");
         assert!(table[0].starts_with("vision.blocks.*.mlp.up") && table[0].contains("one static scale"));
         assert!(
-            table[1].starts_with("decoder.layers.*.attn.q       2  8 x 4     int8, a static"),
+            table[1].starts_with("decoder.layers.*.attn.q       2  8 x 4     int8 weights, int8 inputs at a static"),
             "{table:?}"
         );
         assert!(table[2].starts_with("decoder.head") && table[2].ends_with("override *.head"), "{table:?}");

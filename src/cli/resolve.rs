@@ -29,6 +29,7 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
         calibration,
         family_file: args.family_file.clone(),
         onnx: OnnxOptions { ops: op_set(args.ops) },
+        activation_memory: args.activation_memory,
     })
 }
 
@@ -90,8 +91,8 @@ mod tests {
     #[test]
     fn defaults() {
         let r = request("x models/Qwen2-VL-2B/ --format onnx").unwrap();
-        assert_eq!(r.out, Path::new("Qwen2-VL-2B-w8a8-onnx"));
-        assert_eq!((r.recipe.name.as_str(), r.onnx.ops), ("w8a8", OpSet::Ort));
+        assert_eq!(r.out, Path::new("Qwen2-VL-2B-w4a8-onnx"));
+        assert_eq!((r.recipe.name.as_str(), r.onnx.ops), ("w4a8", OpSet::Ort));
         assert!(r.calibration.is_none() && !r.force && r.family_file.is_none());
     }
 

@@ -14,6 +14,6 @@ pub use generate::{
     vision_inputs,
 };
 pub use lockstep::{Keep, LockstepTap, run_lockstep};
-pub use run::{ExecError, Executor, Inputs, Outputs, Tap};
+pub use run::{Env, ExecError, Executor, Inputs, Outputs, Tap, bind};
 pub use value::Value;
 pub use weights::{LinearWeight, WeightCache};

@@ -1,11 +1,12 @@
 //! Runs one graph on one set of inputs, node by node, freeing values after their last use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::ops::{self, OpContext};
 use super::value::Value;
-use super::weights::WeightCache;
-use crate::graph::{Graph, Model, Node, Part, ValueId, WeightError, WeightSource};
+use super::weights::{LinearWeight, WeightCache};
+use crate::graph::{Graph, Model, Node, Part, ValueId, WeightError, WeightId, WeightSource};
 use crate::numeric::{Real, ShapeError};
 
 /// Inputs of one run by name.
@@ -119,8 +120,7 @@ impl<'a, T: Real> Executor<'a, T> {
         tap: &mut dyn Tap<T>,
     ) -> Result<(), ExecError> {
         let operands: Vec<&Value<T>> = node.inputs.iter().filter_map(|v| env.get(v)).collect();
-        let ctx = OpContext { node, model: self.model, weights: &self.weights };
-        let results = ops::run(&node.op, &ctx, &operands)?;
+        let results = self.evaluate(node, &operands)?;
         tap.node(graph, node, &operands, &results);
         for (&id, value) in node.outputs.iter().zip(results) {
             env.insert(id, value);
@@ -129,11 +129,39 @@ impl<'a, T: Real> Executor<'a, T> {
     }
 }
 
-/// Live values of one run.
-pub(super) type Env<T> = BTreeMap<ValueId, Value<T>>;
+impl<T: Real> Executor<'_, T> {
+    /// The results of one node on operands in its order.
+    ///
+    /// # Errors
+    /// [`ExecError`] as for [`run`](Self::run).
+    pub fn evaluate(&self, node: &Node, operands: &[&Value<T>]) -> Result<Vec<Value<T>>, ExecError> {
+        let ctx = OpContext { node, model: self.model, weights: &self.weights };
+        ops::run(&node.op, &ctx, operands)
+    }
 
-/// Checks inputs against the signature.
-pub(super) fn bind<T: Real>(graph: &Graph, mut inputs: Inputs<T>) -> Result<Env<T>, ExecError> {
+    /// The numbers that a node computes with.
+    ///
+    /// # Errors
+    /// [`ExecError::Weight`] when the source cannot give them.
+    pub fn weight(&self, node: &Node, id: WeightId) -> Result<Arc<LinearWeight<T>>, ExecError> {
+        let load = self.weights.get(id, self.model.weight(id));
+        load.map_err(|source| ExecError::Weight { node: node.name.clone(), source })
+    }
+
+    /// Makes an executor that keeps weights compute with other numbers from now on.
+    pub fn replace(&self, id: WeightId, weight: LinearWeight<T>) {
+        self.weights.replace(id, weight);
+    }
+}
+
+/// Live values of one run.
+pub type Env<T> = BTreeMap<ValueId, Value<T>>;
+
+/// The values of a graph's inputs, checked against the signature.
+///
+/// # Errors
+/// [`ExecError`] when one is missing or has another type or shape.
+pub fn bind<T: Real>(graph: &Graph, mut inputs: Inputs<T>) -> Result<Env<T>, ExecError> {
     let part = graph.part.name();
     let mut env = Env::new();
     for &id in &graph.inputs {

@@ -51,6 +51,13 @@ impl<'a, T: Real> WeightCache<'a, T> {
 }
 
 impl<T: Real> WeightCache<'_, T> {
+    /// Gives `weight` from now on, where weights are kept.
+    pub fn replace(&self, id: WeightId, weight: LinearWeight<T>) {
+        if let Some(kept) = &self.kept {
+            kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id, Arc::new(weight));
+        }
+    }
+
     /// In f64, the source's own f64 numbers where it has such.
     fn load(&self, decl: &WeightDecl) -> Result<LinearWeight<T>, WeightError> {
         if T::DOUBLE
@@ -58,16 +65,18 @@ impl<T: Real> WeightCache<'_, T> {
         {
             return Ok(LinearWeight { values: exact.map(|&x| T::from_f64(x)), scales: None });
         }
-        Ok(convert(self.source.load(decl)?))
+        convert(decl, self.source.load(decl)?)
     }
 }
 
-fn convert<T: Real>(data: WeightData) -> LinearWeight<T> {
+fn convert<T: Real>(decl: &WeightDecl, data: WeightData) -> Result<LinearWeight<T>, WeightError> {
     match data {
-        WeightData::Float(t) => LinearWeight { values: t.cast(), scales: None },
-        WeightData::Int8(w) => LinearWeight {
-            values: w.codes.map(|&c| T::from_f32(f32::from(c))),
-            scales: Some(w.scales.iter().map(|&s| T::from_f32(s)).collect()),
-        },
+        WeightData::Float(t) => Ok(LinearWeight { values: t.cast(), scales: None }),
+        WeightData::Grid(w) => {
+            let codes = w.int8().iter().map(|&c| T::from_f32(f32::from(c))).collect();
+            let shape = |source| WeightError::Shape { name: decl.name.clone(), source };
+            let values = Tensor::new(vec![w.rows, w.cols], codes).map_err(shape)?;
+            Ok(LinearWeight { values, scales: Some(w.scales.iter().map(|&s| T::from_f32(s)).collect()) })
+        }
     }
 }

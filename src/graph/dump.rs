@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::model::{Graph, Model, Node};
-use super::ops::{Op, OpSpec};
+use super::ops::{Op, OpSpec, Rounding};
 
 /// All graphs of a model, then its weight table.
 pub fn dump(model: &Model) -> String {
@@ -50,7 +50,11 @@ fn dump_node(model: &Model, graph: &Graph, node: &Node, out: &mut String) {
     if let Op::Linear(l) = &node.op
         && let Some(act) = l.act
     {
-        let _ = write!(out, " act visual={:e} text={:e}", act.visual, act.text);
+        let _ = match act {
+            Rounding::Static(s) => write!(out, " act visual={:e} text={:e}", s.visual, s.text),
+            Rounding::Asymmetric { scale, zero } => write!(out, " act scale={scale:e} zero={zero}"),
+            Rounding::PerRow => write!(out, " act per row"),
+        };
     }
     out.push('\n');
 }

@@ -26,8 +26,8 @@
 //! MSQ pass appends it as one more channel to image features and embeddings and splits it off at the decoder's entry.
 //!
 //! # Quantized linears
-//! A [`ops::Linear`] with `act: Some(_)` rounds its input rows to int8 at the static scale of their modality; its weight
-//! must then be declared with an integer [`WeightFormat`]. Everything else computes in float.
+//! A [`ops::Linear`] with `act: Some(_)` rounds its input rows to int8, by default at the static scale of their modality; its weight
+//! must then be declared on a grid ([`WeightFormat::Grid`]). A weight on a grid without `act` is read as floats. Everything else computes in float.
 //!
 //! # Validity
 //! [`validate`] checks a model and returns all problems at once. A valid model can be executed and lowered without panics: back-ends
@@ -52,5 +52,5 @@ pub use ops::Op;
 pub use types::{Basis, DType, Dim, Stream, Sym, ValueInfo};
 pub use validate::{GraphProblem, ValidationError, validate};
 pub use weights::{
-    Component, Int8Weight, WeightData, WeightDecl, WeightError, WeightFormat, WeightId, WeightSource,
+    Component, WeightData, WeightDecl, WeightError, WeightFormat, WeightId, WeightSource,
 };

@@ -1,6 +1,7 @@
 //! Weights as graphs see them: declarations (role, shape, format) in the model, numbers from a [`WeightSource`] on demand.
 //! Where the numbers come from (checkpoint, a pass, a quantizer, an exported file) is the source's business.
 
+use crate::numeric::grid::{Grid, GridMatrix};
 use crate::numeric::{ShapeError, Tensor};
 
 /// Index into [`crate::graph::Model::weights`].
@@ -48,8 +49,8 @@ impl Component {
 pub enum WeightFormat {
     /// `f32`.
     Float,
-    /// Symmetric int8 codes with one scale per output channel (row).
-    Int8PerChannel,
+    /// Codes of a grid.
+    Grid(Grid),
 }
 
 /// A weight that nodes refer to. `parts` are the roles whose rows it stacks, one in the ordinary case.
@@ -65,22 +66,13 @@ pub struct WeightDecl {
     pub format: WeightFormat,
 }
 
-/// A matrix as symmetric int8 codes: `w[m][k] = codes[m][k] * scales[m]`, codes in `[-127, 127]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Int8Weight {
-    /// Codes `[out, in]`.
-    pub codes: Tensor<i8>,
-    /// One scale per row, positive.
-    pub scales: Vec<f32>,
-}
-
 /// The numbers of one weight.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WeightData {
     /// Plain numbers.
     Float(Tensor<f32>),
-    /// Codes and scales.
-    Int8(Int8Weight),
+    /// A matrix `[out, in]` on a grid.
+    Grid(GridMatrix),
 }
 
 /// Why a weight could not be had.
@@ -186,9 +178,8 @@ fn stack(decl: &WeightDecl, parts: Vec<WeightData>) -> Result<WeightData, Weight
             (WeightData::Float(a), WeightData::Float(b)) => {
                 WeightData::Float(append(a, b).map_err(shape_error)?)
             }
-            (WeightData::Int8(a), WeightData::Int8(b)) => {
-                let scales = [a.scales, b.scales].concat();
-                WeightData::Int8(Int8Weight { codes: append(a.codes, b.codes).map_err(shape_error)?, scales })
+            (WeightData::Grid(a), WeightData::Grid(b)) if a.grid == b.grid && a.cols == b.cols => {
+                WeightData::Grid(stack_codes(a, b))
             }
             _ => {
                 let part = decl.parts[i + 1].clone();
@@ -200,14 +191,23 @@ fn stack(decl: &WeightDecl, parts: Vec<WeightData>) -> Result<WeightData, Weight
             }
         };
     }
-    let reshape = |shape: &[usize]| shape.to_vec();
-    Ok(match whole {
-        WeightData::Float(t) => WeightData::Float(t.reshape(reshape(&decl.shape)).map_err(shape_error)?),
-        WeightData::Int8(w) => {
-            let codes = w.codes.reshape(reshape(&decl.shape)).map_err(shape_error)?;
-            WeightData::Int8(Int8Weight { codes, scales: w.scales })
+    match whole {
+        WeightData::Float(t) => t.reshape(decl.shape.clone()).map(WeightData::Float).map_err(shape_error),
+        WeightData::Grid(w) if decl.shape == [w.rows, w.cols] => Ok(WeightData::Grid(w)),
+        WeightData::Grid(w) => {
+            let expected = decl.shape.iter().product();
+            Err(shape_error(ShapeError { shape: decl.shape.clone(), expected, found: w.codes.len() }))
         }
-    })
+    }
+}
+
+/// Stacks the rows of `b` under those of `a`, which has the same grid and width.
+fn stack_codes(mut a: GridMatrix, b: GridMatrix) -> GridMatrix {
+    a.rows += b.rows;
+    a.codes.extend(b.codes);
+    a.multipliers.extend(b.multipliers);
+    a.scales.extend(b.scales);
+    a
 }
 
 /// Stacks the rows of `b` under those of `a`.

@@ -1,5 +1,53 @@
 //! Weight grids: float matrices to integer codes. Pure functions on slices.
 
+use serde::{Deserialize, Serialize};
+
+/// Which values a weight may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Grid {
+    /// Bits of a code: 2, 3, 4 or 8.
+    pub bits: u8,
+    /// Columns that share a multiplier; none: one scale per row.
+    pub block: Option<usize>,
+}
+
+impl Grid {
+    /// Int8, one scale per row.
+    pub const INT8: Self = Self { bits: 8, block: None };
+
+    /// Largest code; the smallest is its negative.
+    pub fn largest_code(self) -> i8 {
+        ((1i16 << (self.bits.clamp(2, 8) - 1)) - 1) as i8
+    }
+}
+
+/// A matrix on a grid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GridMatrix {
+    /// The grid.
+    pub grid: Grid,
+    /// Output channels.
+    pub rows: usize,
+    /// Input channels.
+    pub cols: usize,
+    /// Row-major codes.
+    pub codes: Vec<i8>,
+    /// One per row and block, empty without blocks.
+    pub multipliers: Vec<u8>,
+    /// One per row.
+    pub scales: Vec<f32>,
+}
+
+impl GridMatrix {
+    /// Codes times multipliers.
+    pub fn int8(&self) -> Vec<i8> {
+        let Some(block) = self.grid.block else { return self.codes.clone() };
+        let blocks = self.cols.div_ceil(block);
+        let m = |i: usize| self.multipliers[i / self.cols * blocks + i % self.cols / block] as i8;
+        self.codes.iter().enumerate().map(|(i, &c)| c * m(i)).collect()
+    }
+}
+
 /// Symmetric int8 per row by nearest rounding: the scale is the row's largest absolute value over 127, codes lie in `[-127, 127]`, ties go to even.
 /// A row of zeros gets scale 1. `w` is row-major with `cols` columns.
 ///

@@ -40,7 +40,7 @@ fn group_of(graph: &Graph, weights: &[WeightDecl], first: usize) -> Vec<usize> {
     let key = |node: &Node| match &node.op {
         Op::Linear(l) if l.writes.is_none() => Some((
             node.inputs.clone(),
-            l.act.map(|a| (a.visual, a.text)),
+            l.act,
             weights[l.weight.0].format,
             l.bias.is_some(),
         )),

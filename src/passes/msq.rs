@@ -15,7 +15,7 @@ const PASS: &str = "carry_modality";
 /// # Errors
 /// [`PassError`] when the model does not have the three parts of a builder's model.
 pub fn carry_modality(mut model: Model) -> Result<Model, PassError> {
-    let needs = |n: &Node| matches!(&n.op, Op::Linear(l) if l.act.is_some_and(|a| !a.shared()));
+    let needs = |n: &Node| matches!(&n.op, Op::Linear(l) if l.act.is_some_and(|a| a.per_modality()));
     if !model.graphs.iter().flat_map(|g| &g.nodes).any(needs) {
         return Ok(model);
     }

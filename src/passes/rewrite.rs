@@ -103,7 +103,7 @@ impl<'a> RewrittenWeights<'a> {
         }
         match self.base.role(role)? {
             WeightData::Float(t) => Ok(t.cast::<f64>()),
-            WeightData::Int8(_) => Err(WeightError::Format { role: role.to_string() }),
+            WeightData::Grid(_) => Err(WeightError::Format { role: role.to_string() }),
         }
     }
 

@@ -6,7 +6,7 @@ use super::card::model_card;
 use super::error::PipelineError;
 use super::manifest::{
     Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, OnnxForm, Placeholder, Source, Tool,
-    hash_file, hash_files, linear_scales,
+    hash_file, hash_files, linears,
 };
 use super::output::Output;
 use super::prepare::{Prepared, prepare};
@@ -18,7 +18,7 @@ use crate::export::onnx::{self, genai::GenaiInput};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
 use crate::passes::rewrite::RewrittenWeights;
-use crate::quantize::{self, Quantized, QuantizedWeights, Ranges, RotationNote, Transformed};
+use crate::quantize::{self, CalibrationSample, Decided, Quantized, QuantizedWeights, RotationNote, Transformed, Workspace};
 
 /// Hugging Face's description of a tokenizer.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -92,24 +92,14 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
     run.progress.end();
     let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let prepared = run.prepare(&plan)?;
-    let mut rewrites = plan.transformed.rewrites.clone();
-    let mut ranges = match &prepared {
-        Some(prepared) => run.calibrate(&plan, &RewrittenWeights::new(&stored, &rewrites), prepared)?,
-        None => Ranges::new(),
-    };
-    if request.recipe.smooth {
-        let model = &plan.transformed.model;
-        quantize::smooth_down_projections(model, &stored, &mut rewrites, &plan.linears, &mut ranges)?;
-    }
-    let weights = RewrittenWeights::new(&stored, &rewrites);
-    if let Some(prepared) = &prepared {
-        run.prove(&plan, (&stored, &weights), prepared)?;
-    }
-    let quantized =
-        quantize::apply(&plan.transformed.model, &plan.linears, &ranges, request.recipe.msq_merge_ratio)?;
+    let samples = prepared.as_ref().map_or(&[][..], |p| &p.samples);
+    let decided = run.decide(&plan, &stored, samples)?;
+    let weights = RewrittenWeights::new(&stored, &decided.rewrites);
+    run.prove(&plan, &decided, (&stored, &weights), samples)?;
+    let quantized = run.quantize(&decided, &weights, samples, output.path())?;
     run.missing_rows(&quantized);
-    run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.model, &weights), output.path())?;
-    run.finish(plan, quantized, prepared, output)
+    run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.codes, &weights), output.path())?;
+    run.finish(plan, decided, quantized, prepared, output)
 }
 
 /// One export under way.
@@ -139,17 +129,18 @@ impl Run<'_> {
     fn prove(
         &mut self,
         plan: &Plan,
+        decided: &Decided,
         (stored, rewritten): (&CheckpointWeights<'_>, &RewrittenWeights<'_>),
-        prepared: &Prepared,
+        samples: &[CalibrationSample],
     ) -> Result<(), PipelineError> {
-        let with_image = prepared.samples.iter().find(|s| !s.grids.is_empty());
-        let Some(sample) = with_image.or(prepared.samples.first()) else { return Ok(()) };
+        let with_image = samples.iter().find(|s| !s.grids.is_empty());
+        let Some(sample) = with_image.or(samples.first()) else { return Ok(()) };
         if !self.request.recipe.changes_weights() {
             return Ok(());
         }
         self.progress.begin(Stage::Prove, 1);
         let (before, after) =
-            ((&plan.resolved.model, stored as _), (&plan.transformed.model, rewritten as _));
+            ((&plan.resolved.model, stored as _), (&decided.model, rewritten as _));
         let proof = quantize::prove(before, after, sample)?;
         let told = format!("gap {:.0e} in f32, {:.0e} in f64", proof.single, proof.double);
         self.progress.at(1, &told);
@@ -157,34 +148,41 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn calibrate(
+    /// Looks at the float model on the samples, where the recipe leaves something to decide.
+    fn decide(
         &mut self,
         plan: &Plan,
+        stored: &CheckpointWeights<'_>,
+        samples: &[CalibrationSample],
+    ) -> Result<Decided, PipelineError> {
+        let mut counted = Counted::new(self.progress, Stage::Calibrate);
+        let recipe = &self.request.recipe;
+        let decided = quantize::decide(&plan.transformed, stored, recipe, samples, &mut counted.step());
+        counted.end();
+        Ok(decided?)
+    }
+
+    /// Scales and codes of every planned linear.
+    fn quantize(
+        &mut self,
+        decided: &Decided,
         weights: &RewrittenWeights<'_>,
-        prepared: &Prepared,
-    ) -> Result<Ranges, PipelineError> {
-        let mut total = 0;
-        let progress = &mut *self.progress;
-        let ranges = quantize::calibrate(
-            &plan.transformed.model,
-            weights,
-            &prepared.samples,
-            &mut |done, all, node| {
-                if total == 0 {
-                    total = all;
-                    progress.begin(Stage::Calibrate, all as u64);
-                }
-                progress.at(done as u64, node);
-            },
-        )?;
-        self.progress.end();
-        Ok(ranges)
+        samples: &[CalibrationSample],
+        dir: &Path,
+    ) -> Result<Quantized, PipelineError> {
+        let mut counted = Counted::new(self.progress, Stage::Quantize);
+        let space = Workspace { dir, activation_memory: self.request.activation_memory };
+        let recipe = &self.request.recipe;
+        let quantized = quantize::quantize(decided, weights, recipe, samples, space, &mut counted.step());
+        counted.end();
+        Ok(quantized?)
     }
 
     /// Warns of linears that saw rows of one modality only.
     fn missing_rows(&mut self, quantized: &Quantized) {
         let in_decoder = |role: &str| role.starts_with("decoder.");
-        for note in quantized.scales.iter().filter(|n| in_decoder(&n.role)) {
+        let observed = |o: &&quantize::Outcome| in_decoder(&o.role) && o.precision.activations.are_static();
+        for note in quantized.outcomes.iter().filter(observed) {
             let linear = note.role.clone();
             if note.range.visual.rows == 0 {
                 self.warn(Warning::NoRows { linear, modality: "visual" });
@@ -234,12 +232,13 @@ impl Run<'_> {
     fn finish(
         &mut self,
         plan: Plan,
+        decided: Decided,
         quantized: Quantized,
         prepared: Option<Prepared>,
         output: Output,
     ) -> Result<ExportReport, PipelineError> {
         self.progress.begin(Stage::Finish, 2);
-        let mut manifest = self.manifest(&plan, &quantized, prepared.as_ref())?;
+        let mut manifest = self.manifest(&plan, &decided, &quantized, prepared.as_ref())?;
         self.progress.at(1, "source hashes");
         write(output.path(), "README.md", &model_card(&plan.resolved, &manifest))?;
         manifest.files = hash_folder(output.path())?;
@@ -258,8 +257,8 @@ impl Run<'_> {
             parameters: plan.parameters(),
             tensors_used: plan.resolved.tensors_used(),
             tensors_ignored: ignored.collect(),
-            linears_quantized: plan.linears.quantized(),
-            linears: plan.linears.linears.len(),
+            linears_quantized: decided.plan.quantized(),
+            linears: decided.plan.linears.len(),
             calibration_samples: prepared.map_or(0, |p| p.samples.len()),
             source_bytes: manifest.source.files.iter().map(|f| f.bytes).sum(),
             artifact_bytes,
@@ -273,6 +272,7 @@ impl Run<'_> {
     fn manifest(
         &self,
         plan: &Plan,
+        decided: &Decided,
         quantized: &Quantized,
         prepared: Option<&Prepared>,
     ) -> Result<Manifest, PipelineError> {
@@ -303,9 +303,39 @@ impl Run<'_> {
             source: Source { revision: revision(&self.request.model), files },
             calibration,
             rotations: plan.transformed.notes.clone(),
-            linears: linear_scales(quantized),
+            decisions: decided.decisions.clone(),
+            linears: linears(quantized),
             files: vec![],
         })
+    }
+}
+
+/// A stage whose number of steps is known with the first of them.
+struct Counted<'a> {
+    progress: &'a mut dyn Progress,
+    stage: Stage,
+    begun: bool,
+}
+
+impl<'a> Counted<'a> {
+    fn new(progress: &'a mut dyn Progress, stage: Stage) -> Self {
+        Self { progress, stage, begun: false }
+    }
+
+    fn step(&mut self) -> impl FnMut(usize, usize, &str) {
+        |done, all, what| {
+            if !self.begun {
+                self.begun = true;
+                self.progress.begin(self.stage, all as u64);
+            }
+            self.progress.at(done as u64, what);
+        }
+    }
+
+    fn end(self) {
+        if self.begun {
+            self.progress.end();
+        }
     }
 }
 

@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use super::error::PipelineError;
 use crate::export::onnx::GraphSignature;
-use crate::quantize::recipe::{Activations, Recipe};
-use crate::quantize::{Quantized, RotationNote, ScaleNote};
+use crate::graph::ops::Rounding;
+use crate::quantize::recipe::{Activations, Recipe, Weights};
+use crate::quantize::{LinearDecision, Outcome, Quantized, RotationNote, WeightOutcome};
 
 /// Name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "mquant.json";
@@ -48,10 +49,13 @@ pub struct Manifest {
     /// Calibration data; absent when the recipe needs none.
     pub calibration: Option<Calibration>,
     /// Quantized linears.
-    pub linears: Vec<LinearScales>,
+    pub linears: Vec<QuantizedLinear>,
     /// Rotations fused into the weights, and those asked for and left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rotations: Vec<RotationNote>,
+    /// What was weighed for linears that had a choice of remedy or grid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub decisions: Vec<LinearDecision>,
     /// Every other file of the artifact, by name.
     pub files: Vec<FileHash>,
 }
@@ -129,22 +133,28 @@ pub struct CalibrationItem {
     pub sha256: String,
 }
 
-/// Scales of one quantized linear.
+/// One quantized linear.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct LinearScales {
+pub struct QuantizedLinear {
     /// Role without `.weight`.
     pub role: String,
-    /// Planned number of scales.
+    /// Grid of its weight.
+    pub weights: Weights,
+    /// Arithmetic of its input.
     pub activations: Activations,
-    /// Scale of visual rows.
-    pub visual_scale: f32,
-    /// Scale of text rows.
-    pub text_scale: f32,
+    /// Static scale of visual rows; none where there are no static scales.
+    pub visual_scale: Option<f32>,
+    /// Static scale of text rows.
+    pub text_scale: Option<f32>,
+    /// Code of 0 in int8.
+    pub zero: i8,
     /// Largest absolute visual input in calibration.
     pub visual_max: f32,
     /// Largest absolute text input in calibration.
     pub text_max: f32,
+    /// What rounding did to the weight, where it was measured.
+    pub rounding: Option<WeightOutcome>,
 }
 
 impl Tool {
@@ -154,15 +164,23 @@ impl Tool {
     }
 }
 
-impl LinearScales {
-    fn of(note: &ScaleNote) -> Self {
+impl QuantizedLinear {
+    fn of(outcome: &Outcome) -> Self {
+        let (visual_scale, text_scale, zero) = match outcome.rounding {
+            Some(Rounding::Static(s)) => (Some(s.visual), Some(s.text), 0),
+            Some(Rounding::Asymmetric { scale, zero }) => (Some(scale), Some(scale), zero),
+            Some(Rounding::PerRow) | None => (None, None, 0),
+        };
         Self {
-            role: note.role.clone(),
-            activations: note.activations,
-            visual_scale: note.scales.visual,
-            text_scale: note.scales.text,
-            visual_max: note.range.visual.max,
-            text_max: note.range.text.max,
+            role: outcome.role.clone(),
+            weights: outcome.precision.weights,
+            activations: outcome.precision.activations,
+            visual_scale,
+            text_scale,
+            zero,
+            visual_max: outcome.range.visual.max,
+            text_max: outcome.range.text.max,
+            rounding: outcome.weight,
         }
     }
 }
@@ -207,9 +225,9 @@ impl Manifest {
     }
 }
 
-/// Scales of all quantized linears.
-pub(super) fn linear_scales(quantized: &Quantized) -> Vec<LinearScales> {
-    quantized.scales.iter().map(LinearScales::of).collect()
+/// All quantized linears.
+pub(super) fn linears(quantized: &Quantized) -> Vec<QuantizedLinear> {
+    quantized.outcomes.iter().map(QuantizedLinear::of).collect()
 }
 
 /// Hashes of files, in the order given.
@@ -262,6 +280,7 @@ mod tests {
                 recipe: recipe.clone(),
                 source: Source { revision: None, files: vec![] },
                 calibration: None,
+                decisions: vec![],
                 linears: vec![],
                 rotations: vec![],
                 files: vec![file],

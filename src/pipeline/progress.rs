@@ -12,7 +12,9 @@ pub enum Stage {
     Calibrate,
     /// The model with changed weights computes the same.
     Prove,
-    /// Weights to codes, files written.
+    /// Activation scales and integer weights, block by block.
+    Quantize,
+    /// Files written.
     Emit,
     /// Hashes and manifest.
     Finish,
@@ -26,6 +28,7 @@ impl Stage {
             Stage::Prepare => "prepare",
             Stage::Prove => "prove",
             Stage::Calibrate => "calibrate",
+            Stage::Quantize => "quantize",
             Stage::Emit => "emit",
             Stage::Finish => "finish",
         }

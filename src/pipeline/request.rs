@@ -22,6 +22,8 @@ pub struct ExportRequest {
     pub family_file: Option<PathBuf>,
     /// Form of the ONNX graphs.
     pub onnx: OnnxOptions,
+    /// Bytes of calibration activations held in memory; what is above goes to a file beside the output.
+    pub activation_memory: u64,
 }
 
 /// Where calibration samples come from.

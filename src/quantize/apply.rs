@@ -1,89 +1,90 @@
-//! Applies a plan with calibrated ranges to a canonical model: activation scales on linears, integer formats on their weights, then the
-//! passes that make the result executable and fast.
+//! Quantizes a decided model: the block loop makes scales and codes, then the passes that make the result executable and fast.
 
-use super::calibration::Ranges;
+use std::path::Path;
+
+use super::blocks::{BlockLoop, run};
+use super::decide::Decided;
 use super::error::QuantizeError;
-use super::plan::{LinearPlan, Plan};
-use super::recipe::Activations;
-use crate::calibrate::observe::ModalityRange;
-use crate::graph::ops::ActScales;
-use crate::graph::{Model, Op, WeightFormat, validate};
-use crate::numeric::grid::symmetric_scale;
+use super::linear::{Outcome, Quantizer};
+use super::recipe::Recipe;
+use super::samples::CalibrationSample;
+use super::spill::ActivationStore;
+use super::weights::Codes;
+use crate::graph::{Model, Op, WeightFormat, WeightSource, validate};
 use crate::passes::{carry_modality, merge_linears};
 
-/// A quantized model and what was decided on the way. Back-ends take nothing else.
-#[derive(Clone, Debug, PartialEq)]
+/// A quantized model and what was decided on the way. Back-ends take its model and [`QuantizedWeights`](super::QuantizedWeights).
+#[derive(Debug)]
 pub struct Quantized {
     /// The model, valid, linears merged.
     pub model: Model,
-    /// One entry per quantized linear of the plan.
-    pub scales: Vec<ScaleNote>,
+    /// One entry per quantized linear, in the order in which they were quantized.
+    pub outcomes: Vec<Outcome>,
+    /// Codes of quantized weights.
+    pub codes: Codes,
 }
 
-/// Activation scales of one linear and what they were made from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ScaleNote {
-    /// Role without `.weight`.
-    pub role: String,
-    /// The scales used.
-    pub scales: ActScales,
-    /// Calibrated ranges.
-    pub range: ModalityRange,
-    /// How many scales this linear was planned to have.
-    pub activations: Activations,
+/// Where the quantizer may put what does not fit into memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Workspace<'a> {
+    /// Folder for files without names.
+    pub dir: &'a Path,
+    /// Bytes of calibration activations held in memory; what is above goes to a file.
+    pub activation_memory: u64,
 }
 
-/// Makes the quantized model of `plan`.
+/// Quantizes the planned linears of a float model whose weights are `weights` (those of `decided.rewrites`). `progress` is told (linears done, linears in all,
+/// role).
 ///
 /// # Errors
-/// [`QuantizeError::NotCalibrated`] when `ranges` lacks a planned linear; others are faults of this program.
-pub fn apply(
-    model: &Model,
-    plan: &Plan,
-    ranges: &Ranges,
-    merge_ratio: f32,
+/// [`QuantizeError`] when calibration rows are missing or too few, a Hessian cannot be used, or a file cannot be written.
+pub fn quantize(
+    decided: &Decided,
+    weights: &dyn WeightSource,
+    recipe: &Recipe,
+    samples: &[CalibrationSample],
+    space: Workspace<'_>,
+    progress: &mut dyn FnMut(usize, usize, &str),
 ) -> Result<Quantized, QuantizeError> {
+    let mut codes = Codes::new(space.dir)?;
+    let plan = decided.plan.linears.iter().filter(|l| l.precision.is_quantized());
+    let plan: std::collections::BTreeMap<_, _> = plan.map(|l| (l.role.as_str(), l)).collect();
+    let (mut count, total) = (0, plan.len());
+    let mut done = |role: &str| {
+        count += 1;
+        progress(count, total, role);
+    };
+    let mut work = BlockLoop {
+        model: &decided.model,
+        weights,
+        quantizer: Quantizer { recipe, plan },
+        store: ActivationStore::new(space.activation_memory, space.dir),
+        codes: &mut codes,
+        outcomes: vec![],
+        done: &mut done,
+    };
+    if total > 0 {
+        run(&mut work, samples)?;
+    }
+    let outcomes = work.outcomes;
+    let model = apply(&decided.model, &outcomes)?;
+    Ok(Quantized { model, outcomes, codes })
+}
+
+/// The model with what became of its linears written into it.
+fn apply(model: &Model, outcomes: &[Outcome]) -> Result<Model, QuantizeError> {
     let mut model = model.clone();
-    let mut scales = Vec::new();
-    for linear in plan.linears.iter().filter(|l| l.precision.is_quantized()) {
-        let note = note(linear, ranges, merge_ratio)?;
+    for outcome in outcomes {
+        let Some(grid) = outcome.precision.weights.grid() else { continue };
         let nodes = model.graphs.iter_mut().flat_map(|g| &mut g.nodes);
-        for node in nodes.filter(|n| n.name == linear.role) {
+        for node in nodes.filter(|n| n.name == outcome.role) {
             if let Op::Linear(l) = &mut node.op {
-                l.act = Some(note.scales);
-                model.weights[l.weight.0].format = WeightFormat::Int8PerChannel;
+                l.act = outcome.rounding;
+                model.weights[l.weight.0].format = WeightFormat::Grid(grid);
             }
         }
-        scales.push(note);
     }
     let model = merge_linears(carry_modality(model)?)?;
     validate(&model)?;
-    Ok(Quantized { model, scales })
-}
-
-fn note(linear: &LinearPlan, ranges: &Ranges, merge_ratio: f32) -> Result<ScaleNote, QuantizeError> {
-    let role = linear.role.clone();
-    let Some(range) = ranges.get(&role) else { return Err(QuantizeError::NotCalibrated { linear: role }) };
-    let range = range.whole();
-    let activations = linear.precision.activations;
-    let scales = match activations {
-        Activations::Msq => per_modality(&range, merge_ratio),
-        Activations::Static | Activations::Float => {
-            ActScales::one(symmetric_scale(range.visual.max.max(range.text.max)))
-        }
-    };
-    Ok(ScaleNote { role, scales, range, activations })
-}
-
-/// One scale per modality; a modality without rows takes the other's, two scales within `merge_ratio` become the larger.
-fn per_modality(range: &ModalityRange, merge_ratio: f32) -> ActScales {
-    let (visual, text) = (symmetric_scale(range.visual.max), symmetric_scale(range.text.max));
-    if range.visual.rows == 0 {
-        return ActScales::one(text);
-    }
-    if range.text.rows == 0 {
-        return ActScales::one(visual);
-    }
-    let (low, high) = if visual < text { (visual, text) } else { (text, visual) };
-    if high <= low * merge_ratio { ActScales::one(high) } else { ActScales { visual, text } }
+    Ok(model)
 }

@@ -1,8 +1,11 @@
 //! Why a recipe could not be applied.
 
+use super::linear::MINIMUM_ROWS;
 use super::rotation::Proof;
+use super::spill::SpillError;
 use crate::exec::ExecError;
 use crate::graph::ValidationError;
+use crate::numeric::gptq::FactorError;
 use crate::passes::PassError;
 
 /// Failure of planning, calibration or application.
@@ -37,6 +40,31 @@ pub enum QuantizeError {
         /// Role of the linear.
         linear: String,
     },
+    /// Too few calibration rows for a Hessian.
+    #[error(
+        "the linear {linear} saw {rows} calibration rows, GPTQ needs at least {MINIMUM_ROWS}\n\
+         hint: add calibration samples, leave the linear to an override in the recipe, or drop gptq from it"
+    )]
+    FewRows {
+        /// Role of the linear.
+        linear: String,
+        /// Rows seen.
+        rows: u64,
+    },
+    /// The Hessian of a linear's input cannot be used.
+    #[error(
+        "the Hessian of the input of {linear} cannot be used\n\
+         hint: add calibration samples that differ more, raise gptq.damping, or drop gptq for this linear"
+    )]
+    Hessian {
+        /// Role of the linear.
+        linear: String,
+        /// What is wrong with it.
+        source: FactorError,
+    },
+    /// Calibration activations or codes could not be kept.
+    #[error("space for calibration activations and codes")]
+    Spill(#[from] SpillError),
     /// An activation is not finite on the calibration data.
     #[error(
         "linear {linear}: its input is not finite on the calibration data (the float model overflows or divides by zero)"
@@ -81,7 +109,10 @@ impl QuantizeError {
             QuantizeError::Recipe { .. }
             | QuantizeError::Unmatched { .. }
             | QuantizeError::NotCalibrated { .. }
-            | QuantizeError::NotFinite { .. } => true,
+            | QuantizeError::NotFinite { .. }
+            | QuantizeError::FewRows { .. }
+            | QuantizeError::Hessian { .. }
+            | QuantizeError::Spill(_) => true,
             // Reading weights fails for the user's files; sizes of a validated model do not.
             QuantizeError::Exec(e) => matches!(e, ExecError::Weight { .. }),
             _ => false,

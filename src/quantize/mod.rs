@@ -1,19 +1,27 @@
-//! Quantization: a recipe becomes a plan per linear, calibration gives activation scales, the plan and the scales turn the canonical model
-//! into a quantized one. Weights are quantized when they are asked for, so no quantized copy of the model is ever held.
+//! Quantization: a recipe becomes a plan per linear; what the float model does on calibration samples decides remedies and grids ([`decide`]); the block loop
+//! makes activation scales and integer weights ([`quantize`]), which stand in a file until an exporter asks for them.
 
 mod apply;
+mod blocks;
 mod calibration;
+mod decide;
 mod error;
+mod expected;
+mod linear;
 mod plan;
 pub mod recipe;
+mod remedy;
 mod rotation;
-mod smoothing;
+mod samples;
+pub mod spill;
 mod weights;
 
-pub use apply::{Quantized, ScaleNote, apply};
-pub use calibration::{CalibrationSample, Ranges, calibrate};
+pub use apply::{Quantized, Workspace, quantize};
+pub use decide::{Candidate, Decided, LinearDecision, Reason, decide};
 pub use error::QuantizeError;
+pub use expected::expected_error;
+pub use linear::{MINIMUM_ROWS, Outcome, WeightOutcome};
 pub use plan::{Decision, LinearPlan, Plan, plan};
 pub use rotation::{Proof, RotationNote, Transformed, prove, transform};
-pub use smoothing::smooth_down_projections;
-pub use weights::QuantizedWeights;
+pub use samples::CalibrationSample;
+pub use weights::{Codes, QuantizedWeights};

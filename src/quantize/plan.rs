@@ -36,6 +36,8 @@ pub enum Decision {
     Component,
     /// The override with this pattern.
     Override(String),
+    /// The recipe's budget gave it another grid.
+    Budget,
     /// Its input is the same in every run. It stays float: runtimes compute it once, when they load the file.
     ConstantInput,
 }

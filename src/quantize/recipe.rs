@@ -1,20 +1,32 @@
 //! Recipes: which precision each linear gets. YAML, strict and versioned; the built-in ones are `recipes/*.yaml`. The JSON schema in
 //! `schemas/recipe.schema.json` is generated from these types and a test compares them.
 
+mod precision;
+mod rules;
+
 use std::path::Path;
 
+pub use precision::{Activations, Precision, Weights};
+pub use rules::{Budget, DownProjections, Gptq, LoopInputs, Remedy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::QuantizeError;
+use crate::calibrate::observe::RangeRule;
 use crate::graph::Component;
 
 /// Version of the format this program reads.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Built-in recipes by name.
-const BUILT_IN: &[(&str, &str)] =
-    &[("float", include_str!("../../recipes/float.yaml")), ("w8a8", include_str!("../../recipes/w8a8.yaml"))];
+const BUILT_IN: &[(&str, &str)] = &[
+    ("float", include_str!("../../recipes/float.yaml")),
+    ("w8a8", include_str!("../../recipes/w8a8.yaml")),
+    ("w4a8", include_str!("../../recipes/w4a8.yaml")),
+    ("w4a8-all", include_str!("../../recipes/w4a8-all.yaml")),
+    ("w4a8-channel", include_str!("../../recipes/w4a8-channel.yaml")),
+    ("w4a16", include_str!("../../recipes/w4a16.yaml")),
+];
 
 /// Precision of a whole model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,9 +44,24 @@ pub struct Recipe {
     /// Rotations, fused into the weights before they are quantized.
     #[serde(default, skip_serializing_if = "RotationRule::is_none")]
     pub rotation: RotationRule,
-    /// Whether magnitude moves from the input of each down projection into its weight.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub smooth: bool,
+    /// What may be done about outliers in the inputs of down projections.
+    #[serde(default, skip_serializing_if = "DownProjections::is_none")]
+    pub down_projections: DownProjections,
+    /// How a static scale is chosen from the calibrated values.
+    #[serde(default)]
+    pub observer: RangeRule,
+    /// Whether inputs with one static scale may get a zero point, where it measures better.
+    #[serde(default)]
+    pub asymmetric: bool,
+    /// Rounding of weights by GPTQ; to the nearest code where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gptq: Option<Gptq>,
+    /// Whether scales of weights are searched for the least expected error; otherwise they put the largest weight on the largest code.
+    #[serde(default)]
+    pub search: bool,
+    /// Which linears get more bits than planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
     /// Exceptions, later ones win.
     #[serde(default)]
     pub overrides: Vec<Override>,
@@ -88,43 +115,6 @@ pub struct Components {
     pub decoder: Precision,
 }
 
-/// Precision of one linear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Precision {
-    /// Weights.
-    pub weights: Weights,
-    /// Activations.
-    pub activations: Activations,
-}
-
-impl Precision {
-    /// Nothing is rounded.
-    pub const FLOAT: Self = Self { weights: Weights::Float, activations: Activations::Float };
-}
-
-/// Weight storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Weights {
-    /// `f32`.
-    Float,
-    /// Symmetric int8, one scale per output channel, nearest rounding.
-    Int8,
-}
-
-/// Activation arithmetic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Activations {
-    /// `f32`.
-    Float,
-    /// Static int8, one scale for all rows.
-    Static,
-    /// Static int8, one scale for visual and one for text rows.
-    Msq,
-}
-
 /// An exception for some linears.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -136,13 +126,6 @@ pub struct Override {
     pub weights: Weights,
     /// Activations.
     pub activations: Activations,
-}
-
-impl Precision {
-    /// Whether the linear runs in integer arithmetic.
-    pub fn is_quantized(self) -> bool {
-        self.weights != Weights::Float
-    }
 }
 
 impl Recipe {
@@ -177,17 +160,16 @@ impl Recipe {
     /// Whether any linear needs calibrated activation scales.
     pub fn needs_calibration(&self) -> bool {
         let c = &self.components;
-        let precisions = [c.vision, c.projector, c.decoder].map(|p| p.activations);
-        precisions
-            .into_iter()
-            .chain(self.overrides.iter().map(|o| o.activations))
-            .any(|a| a != Activations::Float)
+        let precisions = [c.vision, c.projector, c.decoder].into_iter();
+        let mut precisions = precisions.chain(self.overrides.iter().map(Override::precision));
+        let statistics = self.gptq.is_some() || self.search || self.budget.is_some();
+        precisions.any(|p| p.activations.are_static() || (statistics && p.is_quantized()))
             || self.changes_weights()
     }
 
     /// Whether weights are changed before they are quantized, which is proven on a prompt.
     pub fn changes_weights(&self) -> bool {
-        self.rotation.any() || self.smooth
+        self.rotation.any() || !self.down_projections.is_none()
     }
 
     fn check(&self, source: &str) -> Result<(), QuantizeError> {
@@ -207,6 +189,14 @@ impl Recipe {
         }
         if !(self.msq_merge_ratio >= 1.0 && self.msq_merge_ratio.is_finite()) {
             let reason = format!("msq_merge_ratio is {}, expected at least 1", self.msq_merge_ratio);
+            return Err(error(source, reason));
+        }
+        let rules = [
+            self.gptq.as_ref().and_then(Gptq::fault),
+            self.budget.as_ref().and_then(Budget::fault),
+            self.down_projections.fault(),
+        ];
+        if let Some(reason) = rules.into_iter().flatten().next() {
             return Err(error(source, reason));
         }
         let c = &self.components;
@@ -238,14 +228,12 @@ fn check_precision(
     component: Component,
     p: Precision,
 ) -> Result<(), QuantizeError> {
-    let integer = p.activations != Activations::Float;
-    if p.is_quantized() != integer {
+    if p.is_integer() && !p.is_quantized() {
         let reason = format!(
-            "{subject}: weights {:?} with activations {:?}: integer arithmetic needs both or neither (weights int8 with activations \
-             static or msq, or both float)",
-            p.weights, p.activations
+            "{subject}: float weights with int8 activations: an integer product needs both in integers (weights int8 or int4, or activations \
+             float)"
         );
-        return Err(error(source, reason.to_lowercase()));
+        return Err(error(source, reason));
     }
     if p.activations == Activations::Msq && component != Component::Decoder {
         let reason =
@@ -283,7 +271,7 @@ mod tests {
         assert!(refused("schema_version: 1", "schema_version: 9").contains('9'));
         assert!(refused("name: w8a8", "name: w8a8\ncolour: red").contains("colour"));
         assert!(
-            refused("weights: int8, activations: static", "weights: int8, activations: float")
+            refused("weights: int8, activations: static", "weights: float, activations: static")
                 .contains("vision")
         );
         assert!(
@@ -301,6 +289,6 @@ mod tests {
     #[test]
     fn an_unknown_recipe_names_the_known_ones() {
         let e = Recipe::load("w8a9").unwrap_err().to_string();
-        assert!(e.contains("float, w8a8"), "{e}");
+        assert!(e.contains("float, w8a8, w4a8"), "{e}");
     }
 }

@@ -1,6 +1,6 @@
 //! Rotations before quantization: what the recipe asks for, which matrices it becomes, and the proof that the model stayed the same.
 
-use super::calibration::CalibrationSample;
+use super::samples::CalibrationSample;
 use super::error::QuantizeError;
 use super::recipe::RotationRule;
 use crate::exec::{DecoderState, Executor, Generation};

@@ -8,11 +8,11 @@ use mquant_export::checkpoint::Checkpoint;
 use mquant_export::exec::{Executor, Generation, greedy};
 use mquant_export::family::Resolved;
 use mquant_export::graph::WeightSource;
-use mquant_export::passes::rewrite::{Rewrites, RewrittenWeights};
+use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{CalibrationData, calibration_samples};
-use mquant_export::quantize::recipe::{Recipe, RotationRule};
+use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule};
 use mquant_export::quantize::{
-    Quantized, Transformed, apply, calibrate, plan, smooth_down_projections, transform,
+    self, CalibrationSample, Decided, Quantized, QuantizedWeights, Workspace, decide, transform,
 };
 use rayon::prelude::*;
 
@@ -32,10 +32,22 @@ pub fn load_samples(path: &Path) -> Vec<Sample> {
     load(path, &LoadOptions::default()).unwrap().samples
 }
 
-/// A model as a recipe makes it, and what is to be done to the weights before they are quantized.
+/// A model as a recipe makes it.
 pub struct Made {
+    pub decided: Decided,
     pub quantized: Quantized,
-    pub rewrites: Rewrites,
+}
+
+impl Made {
+    /// Its weights, made from those of the checkpoint, for as long as `with` runs.
+    pub fn with_weights<R>(
+        &self,
+        stored: &dyn WeightSource,
+        with: impl FnOnce(&QuantizedWeights<'_>) -> R,
+    ) -> R {
+        let rewritten = RewrittenWeights::new(stored, &self.decided.rewrites);
+        with(&QuantizedWeights::new(&self.quantized.codes, &rewritten))
+    }
 }
 
 /// The model of a checkpoint as a recipe makes it with the samples of `data`.
@@ -48,21 +60,31 @@ pub fn quantize(
 ) -> Made {
     let data = CalibrationData { path: data.to_path_buf(), allow_outside: false, limit: None };
     let samples = calibration_samples(&data, checkpoint, resolved).unwrap();
-    let Transformed { model, mut rewrites, .. } = transform(&resolved.model, &recipe.rotation).unwrap();
-    let rewritten = RewrittenWeights::new(weights, &rewrites);
-    let mut ranges = calibrate(&model, &rewritten, &samples, &mut |_, _, _| {}).unwrap();
-    let plan = plan(&model, recipe).unwrap();
-    if recipe.smooth {
-        smooth_down_projections(&model, weights, &mut rewrites, &plan, &mut ranges).unwrap();
-    }
-    let quantized = apply(&model, &plan, &ranges, recipe.msq_merge_ratio).unwrap();
-    Made { quantized, rewrites }
+    quantize_on(resolved, &samples, weights, recipe)
+}
+
+/// The model as a recipe makes it with these samples.
+pub fn quantize_on(
+    resolved: &Resolved,
+    samples: &[CalibrationSample],
+    weights: &dyn WeightSource,
+    recipe: &Recipe,
+) -> Made {
+    let transformed = transform(&resolved.model, &recipe.rotation).unwrap();
+    let decided = decide(&transformed, weights, recipe, samples, &mut |_, _, _| {}).unwrap();
+    let rewritten = RewrittenWeights::new(weights, &decided.rewrites);
+    let dir = tempfile::tempdir().unwrap();
+    let space = Workspace { dir: dir.path(), activation_memory: u64::MAX };
+    let quantized =
+        quantize::quantize(&decided, &rewritten, recipe, samples, space, &mut |_, _, _| {}).unwrap();
+    Made { decided, quantized }
 }
 
 /// A built-in recipe without any change of weights before they are quantized.
 pub fn plain(name: &str) -> Recipe {
-    let (rotation, smooth) = (RotationRule::default(), false);
-    Recipe { name: format!("{name}-plain"), rotation, smooth, ..Recipe::load(name).unwrap() }
+    let rotation = RotationRule::default();
+    let down_projections = DownProjections::default();
+    Recipe { name: format!("{name}-plain"), rotation, down_projections, ..Recipe::load(name).unwrap() }
 }
 
 /// Exact-match accuracy per kind of question and in all.

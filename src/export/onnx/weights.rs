@@ -2,8 +2,9 @@
 
 use super::emit::Emitter;
 use super::error::OnnxError;
-use crate::graph::{Int8Weight, WeightData, WeightDecl, WeightFormat, WeightId};
+use crate::graph::{WeightData, WeightDecl, WeightFormat, WeightId};
 use crate::numeric::Tensor;
+use crate::numeric::grid::GridMatrix;
 
 /// Initializers of a linear's matrix, turned to `[in, out]`: the layout ONNX's MatMul reads.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,9 +49,9 @@ impl<'a> Emitter<'a> {
                 let tensor = e.load_float(decl)?;
                 Ok(vec![e.transposed(&decl.name, (out, k), tensor.data())?])
             }
-            WeightFormat::Int8PerChannel => {
-                let w = e.load_int8(decl)?;
-                let codes = e.transposed(&decl.name, (out, k), w.codes.data())?;
+            WeightFormat::Grid(_) => {
+                let w = e.load_codes(decl)?;
+                let codes = e.transposed(&decl.name, (out, k), &w.int8())?;
                 Ok(vec![codes, e.tensor(&format!("{}.scale", decl.name), vec![out as i64], &w.scales)?])
             }
         })?;
@@ -73,19 +74,15 @@ impl<'a> Emitter<'a> {
         match self.load(decl)? {
             WeightData::Float(t) if t.shape() == decl.shape => Ok(t),
             WeightData::Float(_) => Err(self.not_valid("reads a weight whose numbers have another shape")),
-            WeightData::Int8(_) => Err(self.wrong_form(decl, "float", "int8")),
+            WeightData::Grid(_) => Err(self.wrong_form(decl, "float", "codes")),
         }
     }
 
-    fn load_int8(&self, decl: &WeightDecl) -> Result<Int8Weight, OnnxError> {
+    fn load_codes(&self, decl: &WeightDecl) -> Result<GridMatrix, OnnxError> {
         match self.load(decl)? {
-            WeightData::Int8(w)
-                if w.codes.shape() == decl.shape && Some(&w.scales.len()) == decl.shape.first() =>
-            {
-                Ok(w)
-            }
-            WeightData::Int8(_) => Err(self.not_valid("reads a weight whose numbers have another shape")),
-            WeightData::Float(_) => Err(self.wrong_form(decl, "int8", "float")),
+            WeightData::Grid(w) if WeightFormat::Grid(w.grid) == decl.format && decl.shape == [w.rows, w.cols] => Ok(w),
+            WeightData::Grid(_) => Err(self.not_valid("reads a weight whose numbers have another shape or grid")),
+            WeightData::Float(_) => Err(self.wrong_form(decl, "codes", "float")),
         }
     }
 

@@ -26,6 +26,43 @@ impl ActScales {
     }
 }
 
+/// How a linear rounds the rows of its input to int8.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rounding {
+    /// At static scales: `clamp(round(x / s), -128, 127)`.
+    Static(ActScales),
+    /// At one static scale, codes moved by a zero point: `clamp(round(x / s) + zero, -128, 127) - zero`. For inputs that are nowhere very negative.
+    Asymmetric {
+        /// The scale `s`.
+        scale: f32,
+        /// Code of 0.
+        zero: i8,
+    },
+    /// At a scale of each row's own, `max |x| / 127`, computed at run time.
+    PerRow,
+}
+
+impl Rounding {
+    /// Whether the linear must know the modality of each row.
+    pub fn per_modality(&self) -> bool {
+        matches!(self, Rounding::Static(scales) if !scales.shared())
+    }
+
+    /// What is wrong with the numbers, if anything.
+    fn fault(&self) -> Option<String> {
+        let ok = |s: f32| s.is_finite() && s > 0.0;
+        match *self {
+            Rounding::Static(ActScales { visual, text }) if !(ok(visual) && ok(text)) => {
+                Some(format!("activation scales must be positive and finite, found {visual} and {text}"))
+            }
+            Rounding::Asymmetric { scale, .. } if !ok(scale) => {
+                Some(format!("activation scale must be positive and finite, found {scale}"))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// `y = x W^T + b`. Operands: `x [.., in]`, and the modality `[.., 1]` when the two activation scales differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Linear {
@@ -33,8 +70,8 @@ pub struct Linear {
     pub weight: WeightId,
     /// `[out]`.
     pub bias: Option<WeightId>,
-    /// Static int8 input quantization; requires an integer weight.
-    pub act: Option<ActScales>,
+    /// Rounding of the input; requires a weight on a grid.
+    pub act: Option<Rounding>,
     /// The result's channels are coordinates of a stream: this linear writes it.
     pub writes: Option<Basis>,
 }
@@ -50,7 +87,7 @@ impl OpSpec for Linear {
 
     fn infer(&self, inputs: &[&ValueInfo], weights: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
         let c = Check { op: "Linear" };
-        let per_modality = self.act.is_some_and(|a| !a.shared());
+        let per_modality = self.act.is_some_and(|a| a.per_modality());
         let x = if per_modality {
             let [x, modality] = c.operands(inputs)?;
             c.float(modality)?;
@@ -85,19 +122,8 @@ impl OpSpec for Linear {
 impl Linear {
     fn check_act(&self, c: &Check, w: &WeightDecl) -> Result<(), OpError> {
         match (self.act, w.format) {
-            (Some(a), WeightFormat::Int8PerChannel) => {
-                let ok = |s: f32| s.is_finite() && s > 0.0;
-                if ok(a.visual) && ok(a.text) {
-                    return Ok(());
-                }
-                c.fail(format!(
-                    "activation scales must be positive and finite, found {} and {}",
-                    a.visual, a.text
-                ))
-            }
-            (Some(_), WeightFormat::Float) => {
-                c.fail(format!("has activation scales but weight {} is float", w.name))
-            }
+            (Some(_), WeightFormat::Float) => c.fail(format!("rounds its input but weight {} is float", w.name)),
+            (Some(act), WeightFormat::Grid(_)) => act.fault().map_or(Ok(()), |fault| c.fail(fault)),
             (None, _) => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ mod tests;
 
 pub use attention::{CausalAttention, CrossAttention, SegmentAttention};
 pub use channels::{AppendChannel, Join, Split};
-pub use linear::{ActScales, Linear};
+pub use linear::{ActScales, Linear, Rounding};
 pub use pointwise::{Activate, Add, DivideBy, LayerNorm, Mul, RmsNorm, Scale};
 pub use position::{GridBucket, GridPositions, Length, ScaleByPosition};
 pub use rotary::{RopeScaling, Rotary, RotaryTable};

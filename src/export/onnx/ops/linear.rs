@@ -13,7 +13,8 @@ use super::super::emit::Emitter;
 use super::super::error::OnnxError;
 use super::super::proto::tensor_proto::DataType;
 use super::super::weights::Matrix;
-use crate::graph::ops::{ActScales, Linear};
+use crate::exec::ops::SMALLEST_ROW_SCALE;
+use crate::graph::ops::{ActScales, Linear, Rounding};
 
 pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
     let x = e.input(0)?;
@@ -63,30 +64,58 @@ fn add_bias(op: &Linear, e: &mut Emitter<'_>, y: &str) -> Result<(), OnnxError> 
 fn quantized(
     op: &Linear,
     e: &mut Emitter<'_>,
-    act: ActScales,
+    act: Rounding,
     x: &str,
     codes: &str,
     scales: &str,
 ) -> Result<(), OnnxError> {
-    if act.shared() {
-        let call = integer_product(op, e, (x, act.text), (codes, scales))?;
-        return match (e.ops, op.bias) {
-            (OpSet::Standard, Some(_)) => {
-                let y = e.one(call);
-                add_bias(op, e, &y)
-            }
-            _ => e.result(call, 0),
-        };
+    match act {
+        Rounding::Static(s) if s.shared() => one_scale(op, e, (x, s.text, 0), (codes, scales)),
+        Rounding::Asymmetric { scale, zero } => one_scale(op, e, (x, scale, zero), (codes, scales)),
+        Rounding::Static(s) => {
+            let modality = e.input(1)?;
+            let by = row_scale(e, &modality, s)?;
+            let key = format!("{:08x}_{:08x}", s.visual.to_bits(), s.text.to_bits());
+            by_row(op, e, (x, &by, &key), (codes, scales))
+        }
+        Rounding::PerRow => {
+            let by = own_scale(e, x)?;
+            by_row(op, e, (x, &by, "own"), (codes, scales))
+        }
     }
-    let modality = e.input(1)?;
-    let s = row_scale(e, &modality, act)?;
-    let rows = format!("{x}/rows_{:08x}_{:08x}", act.visual.to_bits(), act.text.to_bits());
-    let scaled = e.shared(rows, |e| Ok(vec![e.one(Call::new("Div", &[x, &s]))]))?.concat();
+}
+
+/// All rows at one scale.
+fn one_scale(
+    op: &Linear,
+    e: &mut Emitter<'_>,
+    x: (&str, f32, i8),
+    weight: (&str, &str),
+) -> Result<(), OnnxError> {
+    let call = integer_product(op, e, x, weight)?;
+    match (e.ops, op.bias) {
+        (OpSet::Standard, Some(_)) => {
+            let y = e.one(call);
+            add_bias(op, e, &y)
+        }
+        _ => e.result(call, 0),
+    }
+}
+
+/// Every row divided by its own number, quantized at scale 1, and multiplied by it after the product; `key` tells scales of one input apart.
+fn by_row(
+    op: &Linear,
+    e: &mut Emitter<'_>,
+    (x, s, key): (&str, &str, &str),
+    weight: (&str, &str),
+) -> Result<(), OnnxError> {
+    let rows = format!("{x}/rows_{key}");
+    let scaled = e.shared(rows, |e| Ok(vec![e.one(Call::new("Div", &[x, s]))]))?.concat();
     // The bias is added after the row scale, so the integer product must not add it.
     let unbiased = Linear { bias: None, ..op.clone() };
-    let call = integer_product(&unbiased, e, (&scaled, 1.0), (codes, scales))?;
+    let call = integer_product(&unbiased, e, (&scaled, 1.0, 0), weight)?;
     let y = e.one(call);
-    let call = Call::new("Mul", &[&y, &s]);
+    let call = Call::new("Mul", &[&y, s]);
     if op.bias.is_none() {
         return e.result(call, 0);
     }
@@ -108,19 +137,31 @@ fn row_scale(e: &mut Emitter<'_>, modality: &str, act: ActScales) -> Result<Stri
     Ok(scale.concat())
 }
 
-/// The product of the input's codes at scale `s` and the weight's codes, in float. Under [`OpSet::Ort`] it includes the bias.
+/// The scale of every row that puts its largest `|x|` on 127, computed from the row.
+fn own_scale(e: &mut Emitter<'_>, x: &str) -> Result<String, OnnxError> {
+    let scale = e.shared(format!("{x}/row_scale"), |e| {
+        let (axes, levels, smallest) = (e.ints(&[-1]), e.float(127.0), e.float(SMALLEST_ROW_SCALE));
+        let abs = e.one(Call::new("Abs", &[x]));
+        let max = e.one(Call::new("ReduceMax", &[&abs, &axes]));
+        let scale = e.one(Call::new("Div", &[&max, &levels]));
+        Ok(vec![e.one(Call::new("Max", &[&scale, &smallest]))])
+    })?;
+    Ok(scale.concat())
+}
+
+/// The product of the input's codes at scale `s`, 0 on the code `zero`, and the weight's codes, in float. Under [`OpSet::Ort`] it includes the bias.
 fn integer_product(
     op: &Linear,
     e: &mut Emitter<'_>,
-    (x, s): (&str, f32),
+    (x, s, zero): (&str, f32, i8),
     (codes, scales): (&str, &str),
 ) -> Result<Call, OnnxError> {
     match e.ops {
         OpSet::Ort => {
             let scale = e.float(s);
-            let zero = e.constant(vec![], &[128u8]);
             // Linears that read one value at one scale share its codes: one pass over the input for q, k and v.
-            let key = format!("{x}/codes_{:08x}", s.to_bits());
+            let key = format!("{x}/codes_{:08x}_{zero}", s.to_bits());
+            let zero = e.constant(vec![], &[(128 + i16::from(zero)) as u8]);
             let q = e
                 .shared(key, |e| Ok(vec![e.one(Call::new("QuantizeLinear", &[x, &scale, &zero]))]))?
                 .concat();
@@ -135,7 +176,7 @@ fn integer_product(
             // ONNX Runtime fuses a Q/DQ pair only when one product reads it, so every linear has its own pair. It also joins equal
             // scale initializers and then equal nodes, but not equal int8 initializers: the zero keeps pairs of one input apart.
             let scale = e.own("scale", vec![], &[s]);
-            let zero = e.own("zero", vec![], &[0i8]);
+            let zero = e.own("zero", vec![], &[zero]);
             let q = e.one(Call::new("QuantizeLinear", &[x, &scale, &zero]));
             let rounded = e.one(Call::new("DequantizeLinear", &[&q, &scale, &zero]));
             let w = e.one(Call::new("DequantizeLinear", &[codes, scales]).int("axis", 1));

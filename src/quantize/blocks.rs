@@ -1,0 +1,409 @@
+//! The block loop: block after block of a graph, every planned linear is quantized from what the blocks before it, quantized already, hand it.
+//!
+//! Between two blocks a sample is the values that later blocks read, in an [`ActivationStore`]. Inside a block, linears that read one value are quantized
+//! together: the block runs up to that value for every sample, which gives the Hessian and the histograms of it; then weights are rounded, and
+//! what follows in the block computes with them. So memory holds the float weights of one block, one Hessian, one group of samples inside the block, and the store, whatever the
+//! number of blocks. (GPTQ, arXiv 2210.17323 section 3.3, with the order inside a block.)
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::error::QuantizeError;
+use super::linear::{Codes, Input, Outcome, Quantizer};
+use super::recipe::{LoopInputs, Recipe};
+use super::samples::{CalibrationSample, is_visual};
+use super::spill::{ActivationStore, Handle, Kept};
+use crate::exec::ops::Rounded;
+use crate::exec::{Env, Executor, LinearWeight, Value, bind};
+use crate::exec::{Inputs, Outputs};
+use crate::graph::ops::{Linear, Rounding};
+use crate::graph::{Graph, Model, Node, Op, Part, ValueId, WeightSource};
+use crate::numeric::Tensor;
+
+/// What the loop works with.
+pub(super) struct BlockLoop<'a> {
+    /// The float model.
+    pub model: &'a Model,
+    /// Its weights.
+    pub weights: &'a dyn WeightSource,
+    /// Decides and rounds.
+    pub quantizer: Quantizer<'a>,
+    /// Values between blocks.
+    pub store: ActivationStore,
+    /// Codes of what is quantized.
+    pub codes: &'a mut Codes,
+    /// What became of each linear so far.
+    pub outcomes: Vec<Outcome>,
+    /// Told the name of every linear that is done.
+    pub done: &'a mut dyn FnMut(&str),
+}
+
+/// One sample between two blocks.
+type Live = BTreeMap<ValueId, Held>;
+
+/// A value between two blocks.
+enum Held {
+    Float(Handle),
+    Int(Tensor<i64>),
+}
+
+/// Linears that read one value.
+struct Group<'g> {
+    input: ValueId,
+    /// Index of the first of them.
+    first: usize,
+    linears: Vec<(&'g Node, &'g Linear)>,
+}
+
+impl BlockLoop<'_> {
+    /// Runs one graph on all samples and quantizes its planned linears. `ids` are the token ids of each sample, none where every row is visual. The outputs,
+    /// computed by the quantized blocks, are returned unless nobody wants them.
+    pub(super) fn graph(
+        &mut self,
+        part: Part,
+        inputs: Vec<Inputs<f32>>,
+        ids: &[&[i64]],
+        wanted: bool,
+    ) -> Result<Vec<Outputs<f32>>, QuantizeError> {
+        let model = self.model;
+        let Some(graph) = model.graph(part) else { return Ok(vec![]) };
+        let mut lives = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            lives.push(self.hold(graph, bind(graph, input)?)?);
+        }
+        let blocks = blocks(graph);
+        for (i, block) in blocks.iter().enumerate() {
+            let last = i + 1 == blocks.len();
+            self.block(graph, block.clone(), &mut lives, ids, last && !wanted)?;
+        }
+        if !wanted {
+            return Ok(vec![]);
+        }
+        lives.into_iter().map(|live| self.outputs(graph, live)).collect()
+    }
+
+    /// One block: quantizes its linears, then runs it on all samples.
+    fn block(
+        &mut self,
+        graph: &Graph,
+        block: Range<usize>,
+        lives: &mut [Live],
+        ids: &[&[i64]],
+        end: bool,
+    ) -> Result<(), QuantizeError> {
+        let exec = Executor::keeping(self.model, self.weights);
+        for group in self.groups(graph, &block) {
+            let needed = ancestors(graph, &block, group.input);
+            let visual = |sample: usize| (ids.get(sample).copied(), self.model.spec.image_token_id);
+            let mut input = self.quantizer.input(&group.linears, graph.part == Part::Decoder);
+            for chunk in self.chunks(lives) {
+                let rows: Vec<Tensor<f32>> = chunk
+                    .clone()
+                    .into_par_iter()
+                    .map(|s| self.value(&exec, graph, &needed, &lives[s], ids.get(s).copied(), group.input))
+                    .collect::<Result<_, _>>()?;
+                for (s, x) in chunk.zip(&rows) {
+                    let (ids, token) = visual(s);
+                    input.add(x, |r| is_visual(ids, r, token));
+                }
+            }
+            self.quantize(&exec, &group, &input)?;
+        }
+        if end {
+            return Ok(());
+        }
+        self.advance(&exec, graph, &block, lives, ids)
+    }
+
+    /// Planned linears of a block by what they read, in order.
+    fn groups<'g>(&self, graph: &'g Graph, block: &Range<usize>) -> Vec<Group<'g>> {
+        let mut groups: Vec<Group<'g>> = vec![];
+        for i in block.clone() {
+            let node = &graph.nodes[i];
+            let Op::Linear(linear) = &node.op else { continue };
+            if !self.quantizer.plans(&node.name) {
+                continue;
+            }
+            let input = node.inputs[0];
+            match groups.iter_mut().find(|g| g.input == input) {
+                Some(group) => group.linears.push((node, linear)),
+                None => groups.push(Group { input, first: i, linears: vec![(node, linear)] }),
+            }
+        }
+        groups.sort_by_key(|g| g.first);
+        groups
+    }
+
+    /// Rounds the weights of a group; what runs afterwards computes with them.
+    fn quantize(
+        &mut self,
+        exec: &Executor<'_, f32>,
+        group: &Group<'_>,
+        input: &Input,
+    ) -> Result<(), QuantizeError> {
+        let made = self.quantizer.group(&group.linears, input, |node, id| {
+            let weight = exec.weight(node, id)?;
+            Ok(weight.values.clone())
+        })?;
+        for ((node, linear), (matrix, outcome)) in group.linears.iter().zip(made) {
+            if self.quantizer.recipe.loop_inputs() != LoopInputs::Float {
+                let values = Tensor::new(vec![matrix.rows, matrix.cols], matrix.dequantize())?;
+                exec.replace(linear.weight, LinearWeight { values, scales: None });
+            }
+            for role in &self.model.weight(linear.weight).parts {
+                self.codes.put(role, &matrix)?;
+            }
+            self.outcomes.push(outcome);
+            (self.done)(&node.name);
+        }
+        Ok(())
+    }
+
+    /// Runs the whole block on all samples and keeps what later blocks read.
+    fn advance(
+        &mut self,
+        exec: &Executor<'_, f32>,
+        graph: &Graph,
+        block: &Range<usize>,
+        lives: &mut [Live],
+        ids: &[&[i64]],
+    ) -> Result<(), QuantizeError> {
+        let later = read_later(graph, block.end);
+        let nodes: Vec<usize> = block.clone().collect();
+        for chunk in self.chunks(lives) {
+            let made: Vec<Env<f32>> = chunk
+                .clone()
+                .into_par_iter()
+                .map(|s| {
+                    let mut env = self.run(exec, graph, &nodes, &lives[s], ids.get(s).copied())?;
+                    env.retain(|v, _| later.contains(v));
+                    Ok(env)
+                })
+                .collect::<Result<_, QuantizeError>>()?;
+            for (s, mut env) in chunk.zip(made) {
+                let old = std::mem::take(&mut lives[s]);
+                let mut kept = Live::new();
+                for (v, held) in old {
+                    env.remove(&v);
+                    if later.contains(&v) {
+                        kept.insert(v, held);
+                    } else if let Held::Float(handle) = held {
+                        self.store.remove(handle);
+                    }
+                }
+                kept.extend(self.hold(graph, env)?);
+                lives[s] = kept;
+            }
+        }
+        Ok(())
+    }
+
+    /// One value inside a block.
+    fn value(
+        &self,
+        exec: &Executor<'_, f32>,
+        graph: &Graph,
+        needed: &[usize],
+        live: &Live,
+        ids: Option<&[i64]>,
+        wanted: ValueId,
+    ) -> Result<Tensor<f32>, QuantizeError> {
+        let mut env = self.run(exec, graph, needed, live, ids)?;
+        match env.remove(&wanted) {
+            Some(Value::Float(x)) => Ok(x),
+            _ => match live.get(&wanted) {
+                Some(Held::Float(handle)) => Ok(self.store.get(handle)?),
+                _ => Err(QuantizeError::NotCalibrated { linear: graph.value(wanted).name.clone() }),
+            },
+        }
+    }
+
+    /// Runs nodes on one sample and returns all values that are left: those that no node of `nodes` reads last, and what was loaded.
+    fn run(
+        &self,
+        exec: &Executor<'_, f32>,
+        graph: &Graph,
+        nodes: &[usize],
+        live: &Live,
+        ids: Option<&[i64]>,
+    ) -> Result<Env<f32>, QuantizeError> {
+        let mut env = Env::new();
+        let read: BTreeSet<ValueId> = nodes.iter().flat_map(|&i| graph.nodes[i].inputs.iter().copied()).collect();
+        for v in read {
+            if let Some(held) = live.get(&v) {
+                env.insert(v, self.load(held)?);
+            }
+        }
+        let last = graph.last_uses();
+        for &i in nodes {
+            let node = &graph.nodes[i];
+            let results = self.evaluate(exec, node, &env, ids)?;
+            env.extend(node.outputs.iter().copied().zip(results));
+            // Values that nothing reads any more are dropped, so that a block of a long sample fits.
+            env.retain(|v, _| last.get(v) != Some(&i) || graph.outputs.contains(v));
+        }
+        Ok(env)
+    }
+
+    /// One node; a linear that is quantized already sees its input rounded, where the recipe says so.
+    fn evaluate(
+        &self,
+        exec: &Executor<'_, f32>,
+        node: &Node,
+        env: &Env<f32>,
+        ids: Option<&[i64]>,
+    ) -> Result<Vec<Value<f32>>, QuantizeError> {
+        let mut operands: Vec<&Value<f32>> = node.inputs.iter().filter_map(|v| env.get(v)).collect();
+        let rounded = match (self.rounding(node), operands.first().and_then(|v| v.as_float())) {
+            (Some(act), Some(x)) => {
+                let token = self.model.spec.image_token_id;
+                let values = Rounded::of(act, x, |r| is_visual(ids, r, token)).values(x.cols());
+                Some(Value::Float(Tensor::new(x.shape().to_vec(), values)?))
+            }
+            _ => None,
+        };
+        if let (Some(rounded), Some(first)) = (&rounded, operands.first_mut()) {
+            *first = rounded;
+        }
+        Ok(exec.evaluate(node, &operands)?)
+    }
+
+    fn rounding(&self, node: &Node) -> Option<Rounding> {
+        if self.quantizer.recipe.loop_inputs() != LoopInputs::WeightsAndActivations {
+            return None;
+        }
+        // The linears of one block are the last ones quantized.
+        self.outcomes.iter().rev().find(|o| o.role == node.name).and_then(|o| o.rounding)
+    }
+
+    /// Samples that are inside a block together, as ranges of indices.
+    fn chunks(&self, lives: &[Live]) -> Vec<Range<usize>> {
+        let rows = |live: &Live| {
+            let of = |held: &Held| match held {
+                Held::Float(handle) => handle.rows(),
+                Held::Int(_) => 0,
+            };
+            live.values().map(of).max().unwrap_or(0)
+        };
+        let mut chunks = vec![];
+        let (mut start, mut cost) = (0, 0);
+        for (i, live) in lives.iter().enumerate() {
+            let rows = rows(live);
+            if i > start && cost + rows > CHUNK_ROWS {
+                chunks.push(start..i);
+                (start, cost) = (i, 0);
+            }
+            cost += rows;
+        }
+        if start < lives.len() {
+            chunks.push(start..lives.len());
+        }
+        chunks
+    }
+
+    fn hold(&mut self, graph: &Graph, env: Env<f32>) -> Result<Live, QuantizeError> {
+        let mut live = Live::new();
+        for (v, value) in env {
+            let held = match value {
+                // A residual stream is long and wide; rotary tables and masks are not, and angles would suffer.
+                Value::Float(t) if graph.value(v).basis.is_some() => Held::Float(self.store.put(&t, Kept::Bf16)?),
+                Value::Float(t) => Held::Float(self.store.put(&t, Kept::F32)?),
+                Value::Int(t) => Held::Int(t),
+            };
+            live.insert(v, held);
+        }
+        Ok(live)
+    }
+
+    fn load(&self, held: &Held) -> Result<Value<f32>, QuantizeError> {
+        Ok(match held {
+            Held::Float(handle) => Value::Float(self.store.get(handle)?),
+            Held::Int(t) => Value::Int(t.clone()),
+        })
+    }
+
+    fn outputs(&mut self, graph: &Graph, live: Live) -> Result<Outputs<f32>, QuantizeError> {
+        let mut outputs = Outputs::new();
+        for (v, held) in live {
+            if graph.outputs.contains(&v) {
+                outputs.insert(graph.value(v).name.clone(), self.load(&held)?);
+            }
+            if let Held::Float(handle) = held {
+                self.store.remove(handle);
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+/// Rows of samples inside a block at once. At a hidden width of 3584 and an MLP of 18944 this is about 0.5 GB.
+const CHUNK_ROWS: usize = 2048;
+
+/// The nodes of a graph, cut where the number in their names changes: `decoder.layers.3.attn.q` belongs to block `decoder.layers.3`. Any cut is
+/// right; this one keeps the values between blocks few.
+fn blocks(graph: &Graph) -> Vec<Range<usize>> {
+    let mut blocks: Vec<Range<usize>> = vec![];
+    let mut current = None;
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let key = block_name(&node.name);
+        match blocks.last_mut() {
+            Some(block) if current == Some(key) => block.end = i + 1,
+            _ => blocks.push(i..i + 1),
+        }
+        current = Some(key);
+    }
+    blocks
+}
+
+/// The name up to its first number, that number included; all of it is one block where there is none.
+fn block_name(node: &str) -> &str {
+    let mut end = 0;
+    for word in node.split('.') {
+        end += word.len();
+        if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
+            return &node[..end];
+        }
+        end += 1;
+    }
+    ""
+}
+
+/// Nodes of a block that a value depends on, in order.
+fn ancestors(graph: &Graph, block: &Range<usize>, value: ValueId) -> Vec<usize> {
+    let mut wanted = BTreeSet::from([value]);
+    let mut nodes = vec![];
+    for i in block.clone().rev() {
+        let node = &graph.nodes[i];
+        if node.outputs.iter().any(|v| wanted.contains(v)) {
+            wanted.extend(&node.inputs);
+            nodes.push(i);
+        }
+    }
+    nodes.reverse();
+    nodes
+}
+
+/// Values that nodes from `end` on read, or that the graph hands out.
+fn read_later(graph: &Graph, end: usize) -> BTreeSet<ValueId> {
+    let read = graph.nodes[end..].iter().flat_map(|n| n.inputs.iter().copied());
+    read.chain(graph.outputs.iter().copied()).collect()
+}
+
+impl Recipe {
+    /// What later linears see of earlier ones; without GPTQ too, scales come from quantized blocks.
+    pub(super) fn loop_inputs(&self) -> LoopInputs {
+        self.gptq.map_or(LoopInputs::default(), |g| g.inputs)
+    }
+}
+
+/// The samples of a run through all graphs.
+pub(super) fn run(work: &mut BlockLoop<'_>, samples: &[CalibrationSample]) -> Result<(), QuantizeError> {
+    use super::samples::{decoder_inputs, embedding_inputs, vision_inputs_of};
+    let features = work.graph(Part::Vision, vision_inputs_of(samples)?, &[], true)?;
+    let embeds = work.graph(Part::Embedding, embedding_inputs(work.model, samples, features)?, &[], true)?;
+    let ids: Vec<&[i64]> = samples.iter().map(|s| s.ids.as_slice()).collect();
+    work.graph(Part::Decoder, decoder_inputs(work.model, samples, embeds)?, &ids, false)?;
+    Ok(())
+}
