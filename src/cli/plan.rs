@@ -111,6 +111,7 @@ fn cells(linear: &LinearPlan) -> Vec<String> {
     let decided = match &linear.decided_by {
         Decision::Component => String::new(),
         Decision::Override(pattern) => format!("override {pattern}"),
+        Decision::Suppressed => "suppressed channel: added in float".to_string(),
         Decision::ConstantInput => "input is constant: computed once, at load".to_string(),
     };
     vec![pattern(&linear.role), format!("{} x {}", linear.out, linear.input), precision.into(), decided]

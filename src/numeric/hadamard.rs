@@ -28,9 +28,9 @@ pub struct Hadamard {
     bases: Vec<Base>,
 }
 
-/// Largest order that [`factors`] leaves whole. Measured on ONNX Runtime (two cores, 1088 x 8960): one product of order 64, 128, 160, 192 takes
-/// SINGLE_MS ms; as two products 64 = 8 x 8 takes 32, 160 = 8 x 20 and 192 = 12 x 16 TWO_MS.
-pub const LARGEST_SINGLE: usize = 192;
+/// Largest order that [`factors`] leaves whole. Below, one product is faster than two, though it has more operations: measured on ONNX Runtime (two
+/// cores, 1088 x 8960), of order 64 in 9.8 ms against 32 as 8 x 8, of 128 in 17.7 against 32 as 8 x 16; of 256 in 32 against 24 as 16 x 16.
+pub const LARGEST_SINGLE: usize = 128;
 
 /// The orders `(left, right)` of the Kronecker product by which a rotation of `n` channels is computed while a model runs: a row costs `left + right`
 /// products per channel. The whole order, `(1, n)`, up to [`LARGEST_SINGLE`]; above, the pair with the least sum, the smaller order on the left.

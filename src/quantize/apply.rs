@@ -9,7 +9,7 @@ use crate::calibrate::observe::ModalityRange;
 use crate::graph::ops::ActScales;
 use crate::graph::{Model, Op, WeightFormat, validate};
 use crate::numeric::grid::symmetric_scale;
-use crate::passes::{carry_modality, merge_linears};
+use crate::passes::{carry_modality, merge_linears, suppressed_channels};
 
 /// A quantized model and what was decided on the way. Back-ends take nothing else.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,8 +45,9 @@ pub fn apply(
 ) -> Result<Quantized, QuantizeError> {
     let mut model = model.clone();
     let mut scales = Vec::new();
+    let suppressed = suppressed_channels(&model);
     for linear in plan.linears.iter().filter(|l| l.precision.is_quantized()) {
-        let note = note(linear, ranges, merge_ratio)?;
+        let note = note(linear, ranges, suppressed.get(&linear.role).copied(), merge_ratio)?;
         let nodes = model.graphs.iter_mut().flat_map(|g| &mut g.nodes);
         for node in nodes.filter(|n| n.name == linear.role) {
             if let Op::Linear(l) = &mut node.op {
@@ -61,10 +62,19 @@ pub fn apply(
     Ok(Quantized { model, scales })
 }
 
-fn note(linear: &LinearPlan, ranges: &Ranges, merge_ratio: f32) -> Result<ScaleNote, QuantizeError> {
+/// `suppressed` is an input channel that the product does not see: its column is zero.
+fn note(
+    linear: &LinearPlan,
+    ranges: &Ranges,
+    suppressed: Option<usize>,
+    merge_ratio: f32,
+) -> Result<ScaleNote, QuantizeError> {
     let role = linear.role.clone();
     let Some(range) = ranges.get(&role) else { return Err(QuantizeError::NotCalibrated { linear: role }) };
-    let range = range.whole();
+    let range = match suppressed {
+        None => range.whole(),
+        Some(channel) => range.without(channel).whole(),
+    };
     let activations = linear.precision.activations;
     let scales = match activations {
         Activations::Msq => per_modality(&range, merge_ratio),
