@@ -72,6 +72,17 @@ impl ChannelRange {
         ModalityRange { visual: self.visual.whole(), text: self.text.whole() }
     }
 
+    /// The ranges with zeros in a channel.
+    #[must_use]
+    pub fn without(&self, channel: usize) -> Self {
+        let mut range = self.clone();
+        for seen in [&mut range.visual, &mut range.text] {
+            seen.max.iter_mut().skip(channel).take(1).for_each(|m| *m = 0.0);
+            seen.energy.iter_mut().skip(channel).take(1).for_each(|e| *e = 0.0);
+        }
+        range
+    }
+
     /// What the ranges become when channel `k` is divided by `by[k]`.
     pub fn divide(&mut self, by: &[f64]) {
         for seen in [&mut self.visual, &mut self.text] {
@@ -96,6 +107,7 @@ mod tests {
         let whole = range.whole();
         assert_eq!((whole.visual.max, whole.text.max), (5.0, 2.0));
         assert_eq!((whole.visual.rows, whole.text.rows), (2, 1));
+        assert_eq!(range.without(1).whole().visual.max, 3.0);
         range.divide(&[3.0, 10.0]);
         assert_eq!(range.whole().visual.max, 1.0);
     }

@@ -116,6 +116,7 @@ fn cells(linear: &LinearPlan) -> Vec<String> {
         Decision::Component => String::new(),
         Decision::Override(pattern) => format!("override {pattern}"),
         Decision::Budget => "budget".to_string(),
+        Decision::Suppressed => "suppressed channel: added in float".to_string(),
         Decision::ConstantInput => "input is constant: computed once, at load".to_string(),
     };
     vec![pattern(&linear.role), format!("{} x {}", linear.out, linear.input), precision, decided]

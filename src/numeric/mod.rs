@@ -9,6 +9,7 @@ pub mod random;
 mod real;
 pub mod rotation;
 mod special;
+pub mod suppression;
 mod tensor;
 
 pub use real::Real;

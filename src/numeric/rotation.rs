@@ -37,6 +37,8 @@ enum Form {
     Hadamard { h: Hadamard, signs: Vec<f64> },
     /// `Q = H^T D H / n` with `H` normalised: symmetric.
     Conjugated { h: Hadamard, signs: Vec<f64> },
+    /// `Q = (L (x) R) / sqrt(n)` with `L` and `R` normalised, of these orders.
+    Online { h: Hadamard, left: usize, right: usize },
     /// `Q` itself, row-major.
     Dense(Vec<f64>),
 }
@@ -78,12 +80,29 @@ impl Rotation {
         Self { n, mean_preserving: true, form }
     }
 
+    /// `Q = (L (x) R) / sqrt(left right)`, `L` and `R` the Hadamard matrices of these orders with first row and column all +1: no signs to
+    /// store, and as two small products cheap enough to run with the model (QuaRot, arXiv 2404.00456 section 4.2). Column 0 is constant,
+    /// so channel 0 of a row is `sqrt(n)` times its mean. None where one of the orders has no matrix here.
+    pub fn online(left: usize, right: usize) -> Option<Self> {
+        let [l, r] = [left, right].map(Hadamard::of_order);
+        let h = Hadamard::kronecker(&l?.normalised(), &r?.normalised());
+        Some(Self { n: left * right, mean_preserving: false, form: Form::Online { h, left, right } })
+    }
+
+    /// The orders of [`online`](Self::online), if it is such a rotation.
+    pub fn online_factors(&self) -> Option<(usize, usize)> {
+        match self.form {
+            Form::Online { left, right, .. } => Some((left, right)),
+            _ => None,
+        }
+    }
+
     /// Number of rows and of columns of `Q`.
     pub fn order(&self) -> usize {
         self.n
     }
 
-    /// What it is, for reports: `hadamard 1280 = 64 x 20`, `random 1110`, with `mean-preserving` in front where it is.
+    /// What it is, for reports: `hadamard 1280 = 64 x 20`, `random 1110`, `online hadamard 64`, with `mean-preserving` in front where it is.
     pub fn name(&self) -> String {
         self.to_string()
     }
@@ -107,6 +126,7 @@ impl Rotation {
                 scale(rows, signs);
                 h.apply(rows);
             }
+            Form::Online { h, .. } => h.apply(rows),
             Form::Dense(q) => dense_product(rows, q, self.n, false),
         }
     }
@@ -120,6 +140,7 @@ impl Rotation {
                 scale(rows, signs);
             }
             Form::Conjugated { .. } => self.right(rows),
+            Form::Online { h, .. } => h.apply_transposed(rows),
             Form::Dense(q) => dense_product(rows, q, self.n, true),
         }
     }
@@ -139,6 +160,8 @@ impl fmt::Display for Rotation {
         }
         match &self.form {
             Form::Hadamard { h, .. } | Form::Conjugated { h, .. } => write!(f, "hadamard {h}"),
+            Form::Online { left: 1, right, .. } => write!(f, "online hadamard {right}"),
+            Form::Online { left, right, .. } => write!(f, "online hadamard {} = {left} x {right}", self.n),
             Form::Dense(_) => write!(f, "random {}", self.n),
         }
     }
@@ -240,7 +263,9 @@ mod tests {
         let hadamard = [1, 2, 16, 12, 240, 172, 400].map(|n| Rotation::hadamard(n, seed).unwrap());
         let random = [1, 2, 3, 64, 130].map(|n| Rotation::random(n, seed));
         let mean = [1, 2, 3, 12, 30, 111, 256, 400, 172].map(|n| Rotation::mean_preserving(n, seed));
-        hadamard.into_iter().chain(random).chain(mean).collect()
+        let online = [(1, 64), (12, 12), (16, 20), (20, 16), (4, 4)];
+        let online = online.map(|(left, right)| Rotation::online(left, right).unwrap());
+        hadamard.into_iter().chain(random).chain(mean).chain(online).collect()
     }
 
     fn vector(n: usize) -> Vec<f64> {
@@ -299,7 +324,8 @@ mod tests {
         let first = bits(7, 1);
         assert_eq!(first, bits(7, 5));
         for ((a, b), q) in first.iter().zip(bits(8, 2)).zip(kinds(7)) {
-            assert!(*a != b || q.order() < 3, "{q}: two seeds, one matrix");
+            let seeded = q.order() > 2 && q.online_factors().is_none();
+            assert!(*a != b || !seeded, "{q}: two seeds, one matrix");
         }
     }
 
@@ -309,7 +335,7 @@ mod tests {
             for q in kinds(seed).into_iter().filter(|q| q.order() >= 30) {
                 // An entry is a sum of n random signs over n, or a coordinate of a random direction: normal with deviation 1/sqrt(n).
                 // Six deviations are passed by two in 10^9. Where H is Q, all entries are 1/sqrt(n).
-                let plain = q.name().starts_with("hadamard");
+                let plain = q.name().starts_with("hadamard") || q.online_factors().is_some();
                 let limit = if plain { 1.0 + 1e-12 } else { 6.0 } / (q.order() as f64).sqrt();
                 assert!(q.dense().iter().all(|x| x.abs() <= limit), "{q}, seed {seed}");
             }
@@ -336,6 +362,9 @@ mod tests {
         let name = |q: Option<Rotation>| q.map(|q| q.name());
         assert_eq!(name(Rotation::hadamard(1280, 0)).as_deref(), Some("hadamard 1280 = 64 x 20"));
         assert_eq!(name(Rotation::hadamard(30, 0)), None);
+        assert_eq!(name(Rotation::online(1, 64)).as_deref(), Some("online hadamard 64"));
+        assert_eq!(name(Rotation::online(80, 112)).as_deref(), Some("online hadamard 8960 = 80 x 112"));
+        assert_eq!(name(Rotation::online(3, 4)), None);
         assert_eq!(Rotation::random(30, 0).name(), "random 30");
         assert_eq!(Rotation::mean_preserving(30, 0).name(), "mean-preserving random 30");
         assert_eq!(Rotation::mean_preserving(24, 0).name(), "mean-preserving hadamard 24 = 2 x 12");

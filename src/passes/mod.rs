@@ -1,22 +1,30 @@
 //! Passes: a valid model in, a valid model out, each with a stated invariant. Statistics come in as data; nothing here runs a graph.
 
+mod bake;
 mod fold;
 mod merge;
 mod msq;
+mod online;
 pub mod rewrite;
 mod rotate;
 mod smooth;
+mod suppress;
 
 use std::collections::BTreeMap;
 
+pub use bake::bake_mean;
 pub use fold::fold_norms;
 pub use merge::merge_linears;
 pub use msq::carry_modality;
+pub use online::rotate_online;
 pub use rotate::{needs_mean, rotate_heads, rotate_stream, stream_width};
 pub use smooth::{Pair, smooth, smoothable};
+pub use suppress::{is_suppressed, suppress, suppressed_channels};
 
 use crate::graph::ops::OpSpec;
-use crate::graph::{ValidationError, WeightDecl, WeightId};
+use crate::graph::{
+    Basis, Graph, Op, ValidationError, ValueId, ValueInfo, WeightDecl, WeightFormat, WeightId,
+};
 
 /// A pass could not be applied, or broke the model.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +37,39 @@ pub enum PassError {
         /// What is missing.
         reason: String,
     },
+    /// No online rotation has the order asked for.
+    #[error(
+        "pass rotate_online: rotation order impossible: {linear} has {channels} input channels, and blocks of {block} of them have no Hadamard matrix; \
+         {}", possible(.nearest)
+    )]
+    ImpossibleOrder {
+        /// The linear whose input was to be rotated.
+        linear: String,
+        /// Its input channels.
+        channels: usize,
+        /// The block asked for.
+        block: usize,
+        /// The possible blocks next to it, the smaller first; at most two.
+        nearest: Vec<usize>,
+    },
+    /// A channel is to be suppressed where no online rotation inflates one.
+    #[error(
+        "pass suppress: RMS asked for without online rotation: the input of {linear} is not rotated while the model runs; rotate it first"
+    )]
+    NotRotated {
+        /// The linear.
+        linear: String,
+    },
+    /// A mean cannot be baked into the writers of a stream.
+    #[error("pass bake_mean: the mean of the {stream} stream is needed by {reader}: {reason}")]
+    MeanIsRead {
+        /// The stream.
+        stream: crate::graph::Stream,
+        /// The node that stands in the way.
+        reader: String,
+        /// What it does with the mean.
+        reason: &'static str,
+    },
     /// The model is not valid after the pass: a fault of this program.
     #[error("internal: the pass {pass} broke the model")]
     Broke {
@@ -37,6 +78,61 @@ pub enum PassError {
         /// What is wrong.
         source: ValidationError,
     },
+}
+
+fn possible(blocks: &[usize]) -> String {
+    match blocks {
+        [] => "no block is possible".to_string(),
+        blocks => {
+            let words: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+            format!("the nearest possible: {}", words.join(" and "))
+        }
+    }
+}
+
+/// A linear before any was merged: its graph's index, its node's index and the role of its matrix.
+fn one_linear(
+    pass: &'static str,
+    model: &crate::graph::Model,
+    name: &str,
+) -> Result<(usize, usize, String), PassError> {
+    let fail = |reason: String| Err(PassError::Requires { pass, reason });
+    let nodes = model
+        .graphs
+        .iter()
+        .enumerate()
+        .flat_map(|(g, graph)| graph.nodes.iter().enumerate().map(move |n| (g, n)));
+    let Some((graph, (index, node))) = nodes.into_iter().find(|(_, (_, n))| n.name == name) else {
+        return fail(format!("the model has no linear {name}"));
+    };
+    let Op::Linear(linear) = &node.op else {
+        return fail(format!("{name} is no linear"));
+    };
+    let decl = model.weight(linear.weight);
+    let users =
+        model.graphs.iter().flat_map(|g| &g.nodes).filter(|n| n.op.weights().contains(&linear.weight));
+    match decl.parts.as_slice() {
+        _ if linear.act.is_some() || decl.format != WeightFormat::Float => {
+            fail(format!("{name} is quantized already"))
+        }
+        [role] if users.count() == 1 => Ok((graph, index, role.clone())),
+        [_] => fail(format!("the matrix of {name} has other users")),
+        parts => fail(format!("{name} was merged from {} linears", parts.len())),
+    }
+}
+
+/// Adds a value like another, with so many channels and this basis.
+fn add_value(
+    graph: &mut Graph,
+    name: String,
+    like: ValueId,
+    channels: usize,
+    basis: Option<Basis>,
+) -> ValueId {
+    let of = graph.value(like);
+    let value = ValueInfo { name, dtype: of.dtype, shape: of.with_channels(channels), basis };
+    graph.values.push(value);
+    ValueId(graph.values.len() - 1)
 }
 
 /// Validates what a pass made.

@@ -38,6 +38,21 @@ pub enum Change {
         /// Index into [`Rewrites::rotations`].
         rotation: usize,
     },
+    /// Every run of columns as long as `width` loses its mean, in every row: tables of rows whose mean nothing reads.
+    CenterColumns {
+        /// Columns of a run.
+        width: usize,
+    },
+    /// Every run of rows as long as `width` loses its mean, in every column: a linear that writes rows whose mean nothing reads, its bias alike.
+    CenterRows {
+        /// Rows of a run.
+        width: usize,
+    },
+    /// One column becomes zero: a channel whose product is computed elsewhere.
+    ZeroColumn {
+        /// Its index.
+        column: usize,
+    },
     /// Every element becomes this number: what is left of a gain or a bias that was folded away.
     Fill {
         /// The number.
@@ -54,12 +69,21 @@ pub enum Factors {
     Numbers(Vec<f64>),
 }
 
+/// What a role that the checkpoint does not have begins as.
+#[derive(Clone, Debug)]
+enum Added {
+    /// A vector of so many zeros.
+    Zeros(usize),
+    /// `[out, 1]`: a column of a matrix as its first changes leave it.
+    Column { matrix: String, column: usize, changes: usize },
+}
+
 /// Changes of all roles, in the order in which they are applied.
 #[derive(Clone, Debug, Default)]
 pub struct Rewrites {
     changes: BTreeMap<String, Vec<Change>>,
-    /// Roles that the checkpoint does not have, with their lengths: vectors that begin as zeros.
-    added: BTreeMap<String, usize>,
+    /// Roles that the checkpoint does not have, with what they begin as.
+    added: BTreeMap<String, Added>,
     /// The rotations that changes name.
     pub rotations: Vec<Rotation>,
 }
@@ -72,7 +96,14 @@ impl Rewrites {
 
     /// Adds a vector of zeros under a role that the checkpoint does not have.
     pub fn add(&mut self, role: &str, length: usize) {
-        self.added.insert(role.to_string(), length);
+        self.added.insert(role.to_string(), Added::Zeros(length));
+    }
+
+    /// Adds a matrix `[out, 1]` under a role that the checkpoint does not have: the column of another matrix as it is changed so far. What is
+    /// done to that matrix later does not reach it.
+    pub fn add_column(&mut self, role: &str, matrix: &str, column: usize) {
+        let (matrix, changes) = (matrix.to_string(), self.of(matrix).len());
+        self.added.insert(role.to_string(), Added::Column { matrix, column, changes });
     }
 
     /// Changes of a role so far.
@@ -95,8 +126,14 @@ impl<'a> RewrittenWeights<'a> {
 
     /// Numbers of a role before any change.
     fn original(&self, role: &str) -> Result<Tensor<f64>, WeightError> {
-        if let Some(&length) = self.rewrites.added.get(role) {
-            return Ok(Tensor::full(vec![length], 0.0));
+        match self.rewrites.added.get(role) {
+            Some(Added::Zeros(length)) => return Ok(Tensor::full(vec![*length], 0.0)),
+            Some(Added::Column { matrix, column, changes }) => {
+                let matrix = self.changed(matrix, *changes)?;
+                return column_of(&matrix, *column)
+                    .map_err(|source| WeightError::Shape { name: role.to_string(), source });
+            }
+            None => {}
         }
         if let Some(exact) = self.base.role_f64(role)? {
             return Ok(exact);
@@ -114,9 +151,10 @@ impl<'a> RewrittenWeights<'a> {
         }
     }
 
-    fn changed(&self, role: &str) -> Result<Tensor<f64>, WeightError> {
+    /// Numbers of a role after its first `count` changes.
+    fn changed(&self, role: &str, count: usize) -> Result<Tensor<f64>, WeightError> {
         let mut tensor = self.original(role)?;
-        for change in self.rewrites.of(role) {
+        for change in self.rewrites.of(role).iter().take(count) {
             self.apply(change, &mut tensor).map_err(|e| match e {
                 Fault::Weight(e) => e,
                 Fault::Shape(source) => WeightError::Shape { name: role.to_string(), source },
@@ -160,6 +198,21 @@ impl<'a> RewrittenWeights<'a> {
                 let q = &self.rewrites.rotations[*rotation];
                 rotate_rows(q, t, vector)?;
             }
+            Change::CenterColumns { width } => {
+                fits(t.cols(), *width)?;
+                t.data_mut().chunks_exact_mut(*width).for_each(center);
+            }
+            Change::CenterRows { width } => {
+                let rows = if vector { t.data().len() } else { t.rows() };
+                fits(rows, *width)?;
+                let cols = t.data().len() / rows;
+                t.data_mut().chunks_exact_mut(width * cols).for_each(|run| center_columns(run, cols));
+            }
+            Change::ZeroColumn { column } => {
+                let cols = t.cols();
+                inside(*column, cols)?;
+                t.data_mut().iter_mut().skip(*column).step_by(cols).for_each(|x| *x = 0.0);
+            }
         }
         Ok(())
     }
@@ -189,6 +242,39 @@ fn fits(extent: usize, order: usize) -> Result<(), ShapeError> {
         return Ok(());
     }
     Err(ShapeError { shape: vec![extent], expected: order, found: extent })
+}
+
+/// `index` is one of `extent`.
+fn inside(index: usize, extent: usize) -> Result<(), ShapeError> {
+    if index < extent {
+        return Ok(());
+    }
+    Err(ShapeError { shape: vec![extent], expected: index + 1, found: extent })
+}
+
+/// `[out, 1]`: one column of a matrix.
+fn column_of(matrix: &Tensor<f64>, column: usize) -> Result<Tensor<f64>, ShapeError> {
+    inside(column, matrix.cols())?;
+    let values = (0..matrix.rows()).map(|r| matrix.row(r)[column]).collect();
+    Tensor::new(vec![matrix.rows(), 1], values)
+}
+
+/// Takes the mean off all values.
+fn center(values: &mut [f64]) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    values.iter_mut().for_each(|x| *x -= mean);
+}
+
+/// Takes the mean off every column of rows of length `cols`.
+fn center_columns(rows: &mut [f64], cols: usize) {
+    let mut mean = vec![0.0; cols];
+    let count = (rows.len() / cols) as f64;
+    for row in rows.chunks_exact(cols) {
+        mean.iter_mut().zip(row).for_each(|(m, x)| *m += x / count);
+    }
+    for row in rows.chunks_exact_mut(cols) {
+        row.iter_mut().zip(&mean).for_each(|(x, m)| *x -= m);
+    }
 }
 
 /// Columns turned at a time: a matrix product with `Q` works on rows, and a second copy of a large matrix would double the memory.
@@ -227,10 +313,10 @@ impl WeightSource for RewrittenWeights<'_> {
         if self.rewrites.of(role).is_empty() && !self.rewrites.added.contains_key(role) {
             return self.base.role(role);
         }
-        Ok(WeightData::Float(self.changed(role)?.map(|x| *x as f32)))
+        Ok(WeightData::Float(self.changed(role, usize::MAX)?.map(|x| *x as f32)))
     }
 
     fn role_f64(&self, role: &str) -> Result<Option<Tensor<f64>>, WeightError> {
-        self.changed(role).map(Some)
+        self.changed(role, usize::MAX).map(Some)
     }
 }

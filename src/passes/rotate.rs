@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use super::PassError;
 use super::rewrite::{Change, Rewrites};
 use crate::graph::ops::OpSpec;
-use crate::graph::{Graph, Model, Op, Stream, ValueId, WeightId};
+use crate::graph::{Graph, Model, Node, Op, Stream, ValueId, WeightId};
 use crate::numeric::rotation::Rotation;
 
 const STREAM: &str = "rotate_stream";
@@ -31,6 +31,13 @@ pub fn needs_mean(model: &Model, stream: Stream) -> bool {
     model.graphs.iter().any(|g| {
         g.nodes.iter().any(|n| matches!(n.op, Op::LayerNorm(_)) && n.inputs.iter().any(|v| reads(g, *v)))
     })
+}
+
+/// Whether gain and bias of a norm were folded away.
+pub(super) fn folded(model: &Model, rewrites: &Rewrites, norm: &Node) -> bool {
+    let filled =
+        |id: WeightId| matches!(rewrites.of(&model.weight(id).name).last(), Some(Change::Fill { .. }));
+    norm.op.weights().into_iter().all(filled)
 }
 
 /// Rotates a stream.
@@ -78,8 +85,7 @@ pub fn rotate_stream(
                 changes.extend(node.op.weights().into_iter().map(|id| (role(id), &columns)));
             }
             Op::LayerNorm(_) | Op::RmsNorm(_) if reads => {
-                let filled = |id: WeightId| matches!(rewrites.of(role(id)).last(), Some(Change::Fill { .. }));
-                if !node.op.weights().into_iter().all(filled) {
+                if !folded(model, rewrites, node) {
                     return fail(format!("the gain of {} is not folded", node.name));
                 }
             }

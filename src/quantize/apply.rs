@@ -11,7 +11,7 @@ use super::samples::CalibrationSample;
 use super::spill::ActivationStore;
 use super::weights::Codes;
 use crate::graph::{Model, Op, WeightFormat, WeightSource, validate};
-use crate::passes::{carry_modality, merge_linears};
+use crate::passes::{carry_modality, merge_linears, suppressed_channels};
 
 /// A quantized model and what was decided on the way. Back-ends take its model and [`QuantizedWeights`](super::QuantizedWeights).
 #[derive(Debug)]
@@ -57,7 +57,7 @@ pub fn quantize(
     let mut work = BlockLoop {
         model: &decided.model,
         weights,
-        quantizer: Quantizer { recipe, plan },
+        quantizer: Quantizer { recipe, plan, suppressed: suppressed_channels(&decided.model) },
         store: ActivationStore::new(space.activation_memory, space.dir),
         codes: &mut codes,
         outcomes: vec![],

@@ -96,8 +96,9 @@ impl BlockLoop<'_> {
         let exec = Executor::keeping(self.model, self.weights);
         for group in self.groups(graph, &block) {
             let needed = ancestors(graph, &block, group.input);
+            let cols = graph.value(group.input).channels().unwrap_or(0);
             let visual = |sample: usize| (ids.get(sample).copied(), self.model.spec.image_token_id);
-            let mut input = self.quantizer.input(&group.linears, graph.part == Part::Decoder);
+            let mut input = self.quantizer.input(&group.linears, cols, graph.part == Part::Decoder);
             for chunk in self.chunks(lives) {
                 let rows: Vec<Tensor<f32>> = chunk
                     .clone()

@@ -57,6 +57,8 @@ pub(super) struct Input {
     hessian: Option<Hessian>,
     /// Weights of visual and text rows in the Hessian.
     weights: (f32, f32),
+    /// Channel that is computed in float (RMS): it neither sets a scale nor counts in the Hessian.
+    suppressed: Option<usize>,
 }
 
 impl Input {
@@ -64,12 +66,16 @@ impl Input {
     pub(super) fn add(&mut self, x: &Tensor<f32>, visual: impl Fn(usize) -> bool) {
         let (mut of_images, mut of_text) = (vec![], vec![]);
         for r in 0..x.rows() {
-            if visual(r) {
-                self.visual_rows += 1;
-                of_images.extend_from_slice(x.row(r));
+            let (rows, kept) = if visual(r) {
+                (&mut self.visual_rows, &mut of_images)
             } else {
-                self.text_rows += 1;
-                of_text.extend_from_slice(x.row(r));
+                (&mut self.text_rows, &mut of_text)
+            };
+            *rows += 1;
+            kept.extend_from_slice(x.row(r));
+            if let Some(channel) = self.suppressed {
+                let at = kept.len() - x.cols() + channel;
+                kept[at] = 0.0;
             }
         }
         self.visual.add(&of_images);
@@ -97,6 +103,8 @@ pub(super) struct Quantizer<'a> {
     pub recipe: &'a Recipe,
     /// Planned linears by role.
     pub plan: BTreeMap<&'a str, &'a LinearPlan>,
+    /// Channels computed in float, by linear.
+    pub suppressed: BTreeMap<String, usize>,
 }
 
 impl Quantizer<'_> {
@@ -121,6 +129,7 @@ impl Quantizer<'_> {
             text_rows: 0,
             hessian: (needs_hessian && !linears.is_empty()).then(|| Hessian::new(cols)),
             weights,
+            suppressed: linears.first().and_then(|(n, _)| self.suppressed.get(&n.name).copied()),
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error::QuantizeError;
 use super::recipe::{Activations, Precision, Recipe};
 use crate::graph::{Component, Model, Part, ValueId, glob};
+use crate::passes::is_suppressed;
 
 /// Precision of every linear, in graph order.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -40,6 +41,8 @@ pub enum Decision {
     Budget,
     /// Its input is the same in every run. It stays float: runtimes compute it once, when they load the file.
     ConstantInput,
+    /// It computes the channel that RMS took out of another linear, which is not to be rounded.
+    Suppressed,
 }
 
 /// Applies the rules of `recipe` to the linears of `model`.
@@ -72,6 +75,10 @@ pub fn plan(model: &Model, recipe: &Recipe) -> Result<Plan, QuantizeError> {
         if node.inputs.iter().all(|v| constants[&graph.part].contains(v)) {
             precision = Precision::FLOAT;
             decided_by = Decision::ConstantInput;
+        }
+        if is_suppressed(graph, node) {
+            precision = Precision::FLOAT;
+            decided_by = Decision::Suppressed;
         }
         let shape = &model.weight(linear.weight).shape;
         linears.push(LinearPlan {

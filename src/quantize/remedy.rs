@@ -8,8 +8,9 @@ use super::recipe::{Precision, Recipe, Remedy};
 use crate::calibrate::observe::{ChannelMax, ChannelRange};
 use crate::graph::{Graph, Model, Node, Op};
 use crate::numeric::Tensor;
-use crate::numeric::hadamard::{self, inflated_channel};
+use crate::numeric::hadamard;
 use crate::numeric::rotation::Rotation;
+use crate::numeric::suppression::inflated_channel;
 use crate::passes::rewrite::Rewrites;
 use crate::passes::{Pair, rotate_online, smooth, smoothable, suppress};
 
@@ -157,15 +158,11 @@ fn rotate(weight: &Tensor<f32>, q: &Rotation) -> Tensor<f32> {
 }
 
 /// The channel that the product inflated is taken out: nothing of it is rounded.
-fn suppressed(order: usize, mut weight: Tensor<f32>, mut input: ChannelRange) -> Option<Treated> {
+fn suppressed(order: usize, mut weight: Tensor<f32>, input: ChannelRange) -> Option<Treated> {
     let cols = weight.cols();
-    let channel = inflated_channel(weight.data(), cols)?;
+    let channel = inflated_channel(weight.data(), cols)?.channel;
     weight.data_mut().chunks_exact_mut(cols).for_each(|row| row[channel] = 0.0);
-    for seen in [&mut input.visual, &mut input.text] {
-        if let (Some(max), Some(energy)) = (seen.max.get_mut(channel), seen.energy.get_mut(channel)) {
-            (*max, *energy) = (0.0, 0.0);
-        }
-    }
+    let input = input.without(channel);
     Some(Treated { applied: Applied::Suppressed(order, channel), weight, input })
 }
 

@@ -13,7 +13,7 @@ mod segments;
 use std::sync::Arc;
 
 use attention::{causal_attention, cross_attention, segment_attention};
-use channels::{append_channel, join, split};
+use channels::{append_channel, hadamard, join, split, take_channel};
 use linear::linear;
 use pointwise::{activate, add, divide_by, layer_norm, mul, rms_norm, scale};
 use position::{grid_bucket, grid_positions, length, scale_by_position};

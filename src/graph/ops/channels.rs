@@ -20,6 +20,13 @@ pub struct AppendChannel {
     pub value: f32,
 }
 
+/// One channel, `[.., 1]`. Operand without basis: after a rotation of its basis it would be another channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TakeChannel {
+    /// Its index.
+    pub channel: usize,
+}
+
 /// Puts the channels of two or more operands side by side, in operand order; equal leading axes, no basis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Join;
@@ -45,6 +52,18 @@ impl OpSpec for AppendChannel {
         let [x] = c.operands(inputs)?;
         let n = c.channels(c.float(x)?)?;
         Ok(vec![OutType::float(x.with_channels(n + 1))])
+    }
+}
+
+impl OpSpec for TakeChannel {
+    fn infer(&self, inputs: &[&ValueInfo], _: &[WeightDecl]) -> Result<Vec<OutType>, OpError> {
+        let c = Check { op: "TakeChannel" };
+        let [x] = c.operands(inputs)?;
+        c.no_basis(c.float(x)?)?;
+        if self.channel >= c.channels(x)? {
+            return c.fail(format!("channel {} of {x} does not exist", self.channel));
+        }
+        Ok(vec![OutType::float(x.with_channels(1))])
     }
 }
 

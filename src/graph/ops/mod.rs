@@ -4,6 +4,7 @@
 
 mod attention;
 mod channels;
+mod hadamard;
 mod linear;
 mod pointwise;
 mod position;
@@ -14,7 +15,8 @@ mod segments;
 mod tests;
 
 pub use attention::{CausalAttention, CrossAttention, SegmentAttention};
-pub use channels::{AppendChannel, Join, Split};
+pub use channels::{AppendChannel, Join, Split, TakeChannel};
+pub use hadamard::Hadamard;
 pub use linear::{ActScales, Linear, Rounding};
 pub use pointwise::{Activate, Add, DivideBy, LayerNorm, Mul, RmsNorm, Scale};
 pub use position::{GridBucket, GridPositions, Length, ScaleByPosition};
@@ -50,6 +52,8 @@ macro_rules! for_each_op {
             Split split,
             Join join,
             AppendChannel append_channel,
+            TakeChannel take_channel,
+            Hadamard hadamard,
             GridPositions grid_positions,
             GridBucket grid_bucket,
             Length length,

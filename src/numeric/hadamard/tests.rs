@@ -128,3 +128,53 @@ fn fast_products_are_the_dense_ones() {
         assert!(right.iter().zip(&rows).all(|(a, b)| (a - b).abs() < 1e-13), "{h}: there and back");
     }
 }
+
+#[test]
+fn factors_are_orders_with_a_matrix_and_the_least_sum() {
+    for (n, want) in [
+        (1, Some((1, 1))),
+        (64, Some((1, 64))),
+        (128, Some((1, 128))),
+        (132, Some((1, 132))),
+        (192, Some((12, 16))),
+        (232, Some((2, 116))),
+        (256, Some((16, 16))),
+        (320, Some((16, 20))),
+        (4864, Some((64, 76))),
+        (8960, Some((80, 112))),
+        (11008, Some((64, 172))),
+        (18944, Some((128, 148))),
+        (0, None),
+        (315, None),
+        (4304, None),
+    ] {
+        assert_eq!(factors(n), want, "{n}");
+    }
+    for n in 129..2000 {
+        let least = (1..=n).filter(|l| n % l == 0 && Hadamard::exists(*l) && Hadamard::exists(n / l));
+        assert_eq!(factors(n).map(|(l, r)| l + r), least.map(|l| l + n / l).min(), "{n}");
+    }
+    assert_eq!(blocks(232), [2, 4, 8, 116, 232]);
+    assert!(blocks(315).is_empty());
+}
+
+#[test]
+fn kronecker_products_of_all_factors_used_are_hadamard_matrices() {
+    // The factors of the blocks of real down projections and of every fixture's, and each small pair.
+    let real = [64, 128, 232, 240, 256, 288, 320, 512, 1024].map(|n| factors(n).unwrap());
+    let small = [1, 2, 4, 12, 20].map(|l| [1, 2, 8, 12, 28].map(|r| (l, r))).concat();
+    for (l, r) in real.into_iter().chain(small) {
+        let [left, right] = [l, r].map(|n| Hadamard::of_order(n).unwrap());
+        let product = Hadamard::kronecker(&left, &right);
+        assert_is_hadamard(&product);
+        for i in 0..l * r {
+            let j = (7 * i + 3) % (l * r);
+            let want = left.entry(i / r, j / r) * right.entry(i % r, j % r);
+            assert_eq!(product.entry(i, j), want, "{l} x {r} at {i}, {j}");
+        }
+    }
+    for n in [8960, 18944, 11008, 4864] {
+        let (l, r) = factors(n).unwrap();
+        [l, r].into_iter().for_each(|n| assert_is_hadamard(&Hadamard::of_order(n).unwrap()));
+    }
+}

@@ -3,7 +3,7 @@
 use super::super::call::Call;
 use super::super::emit::Emitter;
 use super::super::error::OnnxError;
-use crate::graph::ops::{AppendChannel, Join, Split};
+use crate::graph::ops::{AppendChannel, Join, Split, TakeChannel};
 
 pub(super) fn split(op: &Split, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
     let x = e.input(0)?;
@@ -20,6 +20,12 @@ pub(super) fn append_channel(op: &AppendChannel, e: &mut Emitter<'_>) -> Result<
     }
     let (pads, value) = (e.ints(&pads), e.float(op.value));
     e.result(Call::new("Pad", &[&x, &pads, &value]), 0)
+}
+
+pub(super) fn take_channel(op: &TakeChannel, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
+    let (x, channel) = (e.input(0)?, op.channel as i64);
+    let (first, end, axis) = (e.ints(&[channel]), e.ints(&[channel + 1]), e.ints(&[-1]));
+    e.result(Call::new("Slice", &[&x, &first, &end, &axis]), 0)
 }
 
 pub(super) fn join(_: &Join, e: &mut Emitter<'_>) -> Result<(), OnnxError> {

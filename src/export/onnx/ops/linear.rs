@@ -26,9 +26,10 @@ pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> 
     }
 }
 
-/// `x w (+ bias)` in float.
+/// `x w (+ bias)` in float. With one input channel it is no product of matrices but of every row's number with the row `w`.
 fn product(op: &Linear, e: &mut Emitter<'_>, x: &str, w: &str) -> Result<(), OnnxError> {
-    let call = Call::new("MatMul", &[x, w]);
+    let operator = if e.channels(0)? == 1 { "Mul" } else { "MatMul" };
+    let call = Call::new(operator, &[x, w]);
     if op.bias.is_none() {
         return e.result(call, 0);
     }

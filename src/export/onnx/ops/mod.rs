@@ -3,6 +3,7 @@
 
 mod attention;
 mod channels;
+mod hadamard;
 mod linear;
 mod pointwise;
 mod position;
@@ -11,7 +12,8 @@ mod rows;
 mod segments;
 
 use attention::{causal_attention, cross_attention, segment_attention};
-use channels::{append_channel, join, split};
+use channels::{append_channel, join, split, take_channel};
+use hadamard::hadamard;
 use linear::linear;
 use pointwise::{activate, add, divide_by, layer_norm, mul, rms_norm, scale};
 use position::{grid_bucket, grid_positions, length, scale_by_position};
