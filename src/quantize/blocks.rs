@@ -11,10 +11,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::error::QuantizeError;
-use super::linear::{Codes, Input, Outcome, Quantizer};
+use super::linear::{Input, Outcome, Quantizer};
 use super::recipe::{LoopInputs, Recipe};
 use super::samples::{CalibrationSample, is_visual};
 use super::spill::{ActivationStore, Handle, Kept};
+use super::weights::Codes;
 use crate::exec::ops::Rounded;
 use crate::exec::{Env, Executor, LinearWeight, Value, bind};
 use crate::exec::{Inputs, Outputs};
@@ -99,11 +100,12 @@ impl BlockLoop<'_> {
             let cols = graph.value(group.input).channels().unwrap_or(0);
             let visual = |sample: usize| (ids.get(sample).copied(), self.model.spec.image_token_id);
             let mut input = self.quantizer.input(&group.linears, cols, graph.part == Part::Decoder);
+            let runner = self.runner();
             for chunk in self.chunks(lives) {
                 let rows: Vec<Tensor<f32>> = chunk
                     .clone()
                     .into_par_iter()
-                    .map(|s| self.value(&exec, graph, &needed, &lives[s], ids.get(s).copied(), group.input))
+                    .map(|s| runner.value(&exec, graph, &needed, &lives[s], ids.get(s).copied(), group.input))
                     .collect::<Result<_, _>>()?;
                 for (s, x) in chunk.zip(&rows) {
                     let (ids, token) = visual(s);
@@ -116,6 +118,15 @@ impl BlockLoop<'_> {
             return Ok(());
         }
         self.advance(&exec, graph, &block, lives, ids)
+    }
+
+    fn runner(&self) -> Runner<'_> {
+        Runner {
+            model: self.model,
+            store: &self.store,
+            outcomes: &self.outcomes,
+            inputs: self.quantizer.recipe.loop_inputs(),
+        }
     }
 
     /// Planned linears of a block by what they read, in order.
@@ -174,11 +185,12 @@ impl BlockLoop<'_> {
         let later = read_later(graph, block.end);
         let nodes: Vec<usize> = block.clone().collect();
         for chunk in self.chunks(lives) {
+            let runner = self.runner();
             let made: Vec<Env<f32>> = chunk
                 .clone()
                 .into_par_iter()
                 .map(|s| {
-                    let mut env = self.run(exec, graph, &nodes, &lives[s], ids.get(s).copied())?;
+                    let mut env = runner.run(exec, graph, &nodes, &lives[s], ids.get(s).copied())?;
                     env.retain(|v, _| later.contains(v));
                     Ok(env)
                 })
@@ -201,6 +213,68 @@ impl BlockLoop<'_> {
         Ok(())
     }
 
+    /// Samples that are inside a block together, as ranges of indices.
+    fn chunks(&self, lives: &[Live]) -> Vec<Range<usize>> {
+        let rows = |live: &Live| {
+            let of = |held: &Held| match held {
+                Held::Float(handle) => handle.rows(),
+                Held::Int(_) => 0,
+            };
+            live.values().map(of).max().unwrap_or(0)
+        };
+        let mut chunks = vec![];
+        let (mut start, mut cost) = (0, 0);
+        for (i, live) in lives.iter().enumerate() {
+            let rows = rows(live);
+            if i > start && cost + rows > CHUNK_ROWS {
+                chunks.push(start..i);
+                (start, cost) = (i, 0);
+            }
+            cost += rows;
+        }
+        if start < lives.len() {
+            chunks.push(start..lives.len());
+        }
+        chunks
+    }
+
+    fn hold(&mut self, graph: &Graph, env: Env<f32>) -> Result<Live, QuantizeError> {
+        let mut live = Live::new();
+        for (v, value) in env {
+            let held = match value {
+                // A residual stream is long and wide; rotary tables and masks are not, and angles would suffer.
+                Value::Float(t) if graph.value(v).basis.is_some() => Held::Float(self.store.put(&t, Kept::Bf16)?),
+                Value::Float(t) => Held::Float(self.store.put(&t, Kept::F32)?),
+                Value::Int(t) => Held::Int(t),
+            };
+            live.insert(v, held);
+        }
+        Ok(live)
+    }
+
+    fn outputs(&mut self, graph: &Graph, live: Live) -> Result<Outputs<f32>, QuantizeError> {
+        let mut outputs = Outputs::new();
+        for (v, held) in live {
+            if graph.outputs.contains(&v) {
+                outputs.insert(graph.value(v).name.clone(), self.runner().load(&held)?);
+            }
+            if let Held::Float(handle) = held {
+                self.store.remove(handle);
+            }
+        }
+        Ok(outputs)
+    }
+}
+
+/// Runs nodes on samples. What several threads share of a [`BlockLoop`].
+struct Runner<'r> {
+    model: &'r Model,
+    store: &'r ActivationStore,
+    outcomes: &'r [Outcome],
+    inputs: LoopInputs,
+}
+
+impl Runner<'_> {
     /// One value inside a block.
     fn value(
         &self,
@@ -272,50 +346,11 @@ impl BlockLoop<'_> {
     }
 
     fn rounding(&self, node: &Node) -> Option<Rounding> {
-        if self.quantizer.recipe.loop_inputs() != LoopInputs::WeightsAndActivations {
+        if self.inputs != LoopInputs::WeightsAndActivations {
             return None;
         }
         // The linears of one block are the last ones quantized.
         self.outcomes.iter().rev().find(|o| o.role == node.name).and_then(|o| o.rounding)
-    }
-
-    /// Samples that are inside a block together, as ranges of indices.
-    fn chunks(&self, lives: &[Live]) -> Vec<Range<usize>> {
-        let rows = |live: &Live| {
-            let of = |held: &Held| match held {
-                Held::Float(handle) => handle.rows(),
-                Held::Int(_) => 0,
-            };
-            live.values().map(of).max().unwrap_or(0)
-        };
-        let mut chunks = vec![];
-        let (mut start, mut cost) = (0, 0);
-        for (i, live) in lives.iter().enumerate() {
-            let rows = rows(live);
-            if i > start && cost + rows > CHUNK_ROWS {
-                chunks.push(start..i);
-                (start, cost) = (i, 0);
-            }
-            cost += rows;
-        }
-        if start < lives.len() {
-            chunks.push(start..lives.len());
-        }
-        chunks
-    }
-
-    fn hold(&mut self, graph: &Graph, env: Env<f32>) -> Result<Live, QuantizeError> {
-        let mut live = Live::new();
-        for (v, value) in env {
-            let held = match value {
-                // A residual stream is long and wide; rotary tables and masks are not, and angles would suffer.
-                Value::Float(t) if graph.value(v).basis.is_some() => Held::Float(self.store.put(&t, Kept::Bf16)?),
-                Value::Float(t) => Held::Float(self.store.put(&t, Kept::F32)?),
-                Value::Int(t) => Held::Int(t),
-            };
-            live.insert(v, held);
-        }
-        Ok(live)
     }
 
     fn load(&self, held: &Held) -> Result<Value<f32>, QuantizeError> {
@@ -323,19 +358,6 @@ impl BlockLoop<'_> {
             Held::Float(handle) => Value::Float(self.store.get(handle)?),
             Held::Int(t) => Value::Int(t.clone()),
         })
-    }
-
-    fn outputs(&mut self, graph: &Graph, live: Live) -> Result<Outputs<f32>, QuantizeError> {
-        let mut outputs = Outputs::new();
-        for (v, held) in live {
-            if graph.outputs.contains(&v) {
-                outputs.insert(graph.value(v).name.clone(), self.load(&held)?);
-            }
-            if let Held::Float(handle) = held {
-                self.store.remove(handle);
-            }
-        }
-        Ok(outputs)
     }
 }
 

@@ -5,7 +5,8 @@ use super::rotation::Proof;
 use super::spill::SpillError;
 use crate::exec::ExecError;
 use crate::graph::ValidationError;
-use crate::numeric::gptq::FactorError;
+use crate::numeric::FactorError;
+use crate::numeric::rounding;
 use crate::passes::PassError;
 
 /// Failure of planning, calibration or application.
@@ -61,6 +62,14 @@ pub enum QuantizeError {
         linear: String,
         /// What is wrong with it.
         source: FactorError,
+    },
+    /// A weight cannot be rounded.
+    #[error("the weight of {linear} cannot be rounded")]
+    Rounding {
+        /// Role of the linear.
+        linear: String,
+        /// What is wrong with it.
+        source: rounding::QuantizeError,
     },
     /// Calibration activations or codes could not be kept.
     #[error("space for calibration activations and codes")]

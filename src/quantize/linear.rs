@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use super::error::QuantizeError;
 use super::plan::LinearPlan;
 use super::recipe::{Activations, Gptq, Precision, Recipe};
-use crate::calibrate::observe::{AbsMax, Histogram, ModalityRange, choose};
+use crate::calibrate::observe::{AbsMax, Histogram, ModalityRange};
 use crate::exec::ExecError;
 use crate::graph::ops::{ActScales, Linear, Rounding};
 use crate::graph::{Node, WeightId};
-use crate::numeric::Tensor;
-use crate::numeric::gptq::{self, Factor, FactorOptions};
 use crate::numeric::grid::GridMatrix;
-use crate::numeric::hessian::Hessian;
+use crate::numeric::rounding::{self, quantize_matrix};
+use crate::numeric::{Factor, FactorOptions, Hessian, Tensor, row_errors};
 
 /// Fewest calibration rows from which a Hessian is made. Below it, GPTQ would fit the weights to the samples.
 pub const MINIMUM_ROWS: u64 = 32;
+
+/// What a zero point has to leave of the expected squared error of an input to be used.
+const ZERO_POINT_WORTH: f64 = 0.8;
 
 /// What became of one linear.
 #[derive(Clone, Debug, PartialEq)]
@@ -147,21 +149,25 @@ impl Quantizer<'_> {
             let Some(grid) = precision.weights.grid() else { continue };
             let rounding = self.rounding(&node.name, precision.activations, input)?;
             let w = weight(node, linear.weight)?;
-            let options = gptq::Options {
-                rounding: if self.recipe.gptq.is_some() { gptq::Rounding::Gptq } else { gptq::Rounding::Nearest },
-                search: self.recipe.search,
-            };
-            let quantized = gptq::quantize_matrix(w.data(), (w.rows(), w.cols()), grid, &options, factor.as_ref());
+            let rounded = quantize_matrix(w.data(), (w.rows(), w.cols()), grid, self.options(), factor.as_ref());
+            let fault = |source| QuantizeError::Rounding { linear: node.name.clone(), source };
+            let quantized = rounded.map_err(fault)?;
             let outcome = Outcome {
                 role: node.name.clone(),
                 precision,
                 rounding,
                 range: input.range(),
-                weight: factor.as_ref().map(|f| weight_outcome(f, &quantized)),
+                weight: factor.as_ref().map(|f| weight_outcome(f, &w, &quantized)),
             };
             made.push((quantized.matrix, outcome));
         }
         Ok(made)
+    }
+
+    fn options(&self) -> rounding::Options {
+        let gptq = self.recipe.gptq.is_some();
+        let rounding = if gptq { rounding::Rounding::Gptq } else { rounding::Rounding::Nearest };
+        rounding::Options { rounding, search: self.recipe.search }
     }
 
     fn factor(&self, linears: &[(&Node, &Linear)], input: &Input) -> Result<Option<Factor>, QuantizeError> {
@@ -202,13 +208,14 @@ impl Quantizer<'_> {
     fn one_scale(&self, input: &Input) -> Rounding {
         let mut all = input.visual.clone();
         all.merge(&input.text);
-        let symmetric = all.symmetric(self.recipe.observer);
-        if self.recipe.asymmetric
-            && let Some(better) = choose::asymmetric(&all, self.recipe.observer)
-        {
-            return Rounding::Asymmetric { scale: better.scale, zero: better.zero };
+        let rule = self.recipe.observer;
+        if self.recipe.asymmetric {
+            let better = all.quantizer(rule, ZERO_POINT_WORTH);
+            if better.zero != 0 {
+                return Rounding::Asymmetric { scale: better.scale, zero: better.zero };
+            }
         }
-        Rounding::Static(ActScales::one(symmetric))
+        Rounding::Static(ActScales::one(all.symmetric(rule)))
     }
 
     /// One scale per modality; a modality without rows takes the other's, two scales within the recipe's ratio become the larger.
@@ -225,13 +232,14 @@ impl Quantizer<'_> {
     }
 }
 
-fn weight_outcome(factor: &Factor, quantized: &gptq::Quantized) -> WeightOutcome {
-    let relative = |error: f64| if quantized.energy > 0.0 { (error / quantized.energy).sqrt() } else { 0.0 };
+fn weight_outcome(factor: &Factor, w: &Tensor<f32>, quantized: &rounding::Quantized) -> WeightOutcome {
+    let energy: f64 = row_errors(w.data(), factor).iter().sum();
+    let relative = |error: f64| if energy > 0.0 { (error.max(0.0) / energy).sqrt() } else { 0.0 };
     WeightOutcome {
         error: relative(quantized.error),
         nearest_error: relative(quantized.nearest_error),
-        damping: factor.damping,
-        dead_channels: factor.dead,
-        nearest_channels: quantized.nearest_rows,
+        damping: factor.damping(),
+        dead_channels: factor.dead(),
+        nearest_channels: quantized.rows_kept_nearest,
     }
 }

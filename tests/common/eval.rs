@@ -7,7 +7,10 @@ use mquant_export::calibrate::{LoadOptions, Prepared, Preparer, Sample, load};
 use mquant_export::checkpoint::Checkpoint;
 use mquant_export::exec::{Executor, Generation, greedy};
 use mquant_export::family::Resolved;
-use mquant_export::graph::WeightSource;
+use mquant_export::graph::{Model, WeightData, WeightError, WeightFormat, WeightSource};
+use mquant_export::numeric::Tensor;
+use mquant_export::numeric::grid::{Grid, GridMatrix};
+use mquant_export::numeric::rounding::{Options, Rounding, quantize_matrix};
 use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{CalibrationData, calibration_samples};
 use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule};
@@ -78,6 +81,33 @@ pub fn quantize_on(
     let quantized =
         quantize::quantize(&decided, &rewritten, recipe, samples, space, &mut |_, _, _| {}).unwrap();
     Made { decided, quantized }
+}
+
+/// Weights rounded to the nearest code of the grid that a model declares, whenever they are asked for.
+pub struct Nearest<'a> {
+    base: &'a dyn WeightSource,
+    formats: BTreeMap<&'a str, WeightFormat>,
+}
+
+impl<'a> Nearest<'a> {
+    pub fn new(model: &'a Model, base: &'a dyn WeightSource) -> Self {
+        let parts = model.weights.iter().flat_map(|w| w.parts.iter().map(|p| (p.as_str(), w.format)));
+        Self { base, formats: parts.collect() }
+    }
+}
+
+impl WeightSource for Nearest<'_> {
+    fn role(&self, role: &str) -> Result<WeightData, WeightError> {
+        match (self.base.role(role)?, self.formats.get(role)) {
+            (WeightData::Float(t), Some(WeightFormat::Grid(grid))) => Ok(WeightData::Grid(nearest(&t, *grid))),
+            (data, _) => Ok(data),
+        }
+    }
+}
+
+fn nearest(w: &Tensor<f32>, grid: Grid) -> GridMatrix {
+    let options = Options { rounding: Rounding::Nearest, search: false };
+    quantize_matrix(w.data(), (w.rows(), w.cols()), grid, options, None).unwrap().matrix
 }
 
 /// A built-in recipe without any change of weights before they are quantized.

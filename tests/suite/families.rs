@@ -1,7 +1,7 @@
 //! Every fixture with goldens, exported and run in unmodified ONNX Runtime: float equals the goldens, W8A8 runs as integer kernels and is what
 //! the executor simulates.
 
-use mquant_export::exec::ops::quantize_row;
+use mquant_export::exec::ops::Rounded;
 use mquant_export::exec::{DecoderState, Executor};
 use mquant_export::family::CheckpointWeights;
 use mquant_export::graph::ops::Linear;
@@ -77,8 +77,8 @@ fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str) {
     let artifact = export_fixture(dir.path(), name, &flags);
     let (checkpoint, resolved) = open(name);
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let Made { quantized, rewrites } = quantize(&checkpoint, &resolved, &data, &weights, recipe);
-    let weights = RewrittenWeights::new(&weights, &rewrites);
+    let Made { decided, quantized } = quantize(&checkpoint, &resolved, &data, &weights, recipe);
+    let weights = RewrittenWeights::new(&weights, &decided.rewrites);
 
     let linears = plan(&resolved.model, recipe).unwrap().linears;
     let constant = linears.iter().filter(|l| l.decided_by == Decision::ConstantInput).count();
@@ -100,11 +100,11 @@ fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str) {
     let values = tapped_values(&quantized.model).join(",");
     judge("onnx_taps.py", &[&text(&artifact), &text(&prompts), &text(&out), "--values", &values]);
     let found = Goldens::read(&out);
-    every_linear_is_simulated(&quantized.model, &weights, &found, samples.len());
+    let source = QuantizedWeights::new(&quantized.codes, &weights);
+    every_linear_is_simulated(&quantized.model, (&weights, &source), &found, samples.len());
 
     let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let float = Executor::<f32>::keeping(&resolved.model, &stored);
-    let source = QuantizedWeights::new(&quantized.model, &weights);
     let simulated = Executor::<f32>::keeping(&quantized.model, &source);
     for (i, sample) in samples.iter().enumerate() {
         let p = preparer.prepare_sample(sample).unwrap();
@@ -134,19 +134,23 @@ fn tapped_values(model: &Model) -> Vec<String> {
 
 /// Compares each integer product of ONNX Runtime with the definition, on the operands that ONNX Runtime computed: codes of the rows at their
 /// modality's scale times codes of the weight, then scales and bias.
-fn every_linear_is_simulated(model: &Model, weights: &dyn WeightSource, found: &Goldens, samples: usize) {
-    let source = QuantizedWeights::new(model, weights);
+fn every_linear_is_simulated(
+    model: &Model,
+    (weights, codes): (&dyn WeightSource, &dyn WeightSource),
+    found: &Goldens,
+    samples: usize,
+) {
     let (mut worst, mut compared) = (0.0f64, 0);
     for (graph, node, linear) in model.linears() {
         let Some(act) = linear.act else { continue };
         let decl = model.weight(linear.weight);
-        let WeightData::Int8(w) = source.load(decl).unwrap() else { panic!("{} is not int8", node.name) };
+        let WeightData::Grid(w) = codes.load(decl).unwrap() else { panic!("{} is not on a grid", node.name) };
         let WeightData::Float(exact) = weights.load(decl).unwrap() else { panic!("{}", node.name) };
         let bias = linear.bias.map(|b| match weights.load(model.weight(b)).unwrap() {
             WeightData::Float(b) => b.into_data(),
-            WeightData::Int8(_) => panic!("{}", node.name),
+            WeightData::Grid(_) => panic!("{}", node.name),
         });
-        let codes: Vec<f32> = w.codes.data().iter().map(|c| f32::from(*c)).collect();
+        let int8: Vec<f32> = w.int8().iter().map(|c| f32::from(*c)).collect();
         for s in 0..samples {
             let value = |v: ValueId| format!("s{s}.{}", graph.value(v).name);
             if !found.has(&value(node.outputs[0])) {
@@ -154,18 +158,13 @@ fn every_linear_is_simulated(model: &Model, weights: &dyn WeightSource, found: &
             }
             let x = found.floats(&value(node.inputs[0]));
             let modality = node.inputs.get(1).map(|m| found.floats(&value(*m)));
-            let scale = |r: usize| match &modality {
-                Some(m) if m.data()[r] > 0.0 => act.visual,
-                _ => act.text,
-            };
+            let rounded = Rounded::of(act, &x, |r| modality.as_ref().is_some_and(|m| m.data()[r] > 0.0));
             let (n, k, m) = (x.rows(), x.cols(), w.scales.len());
-            let mut rounded = x.data().to_vec();
-            rounded.chunks_mut(k).enumerate().for_each(|(r, row)| quantize_row(row, scale(r)));
             let (mut integer, mut float) = (vec![0.0f32; n * m], vec![0.0f32; n * m]);
-            matmul_nt(&mut integer, &rounded, &codes, (n, k, m));
+            matmul_nt(&mut integer, &rounded.codes, &int8, (n, k, m));
             matmul_nt(&mut float, x.data(), exact.data(), (n, k, m));
             for (i, (a, b)) in integer.iter_mut().zip(&mut float).enumerate() {
-                *a *= w.scales[i % m] * scale(i / m);
+                *a *= w.scales[i % m] * rounded.scales[i / m];
                 if let Some(bias) = &bias {
                     *a += bias[i % m];
                     *b += bias[i % m];

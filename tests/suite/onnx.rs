@@ -128,9 +128,9 @@ fn w8a8_in_onnx_runtime_is_what_the_executor_simulates() {
     let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let float = Executor::<f32>::keeping(&resolved.model, &weights);
-    let Made { quantized, rewrites } = quantize(&weights, &Recipe::load("w8a8").unwrap());
-    let rewritten = RewrittenWeights::new(&weights, &rewrites);
-    let source = QuantizedWeights::new(&quantized.model, &rewritten);
+    let Made { decided, quantized } = quantize(&weights, &Recipe::load("w8a8").unwrap());
+    let rewritten = RewrittenWeights::new(&weights, &decided.rewrites);
+    let source = QuantizedWeights::new(&quantized.codes, &rewritten);
     let simulated = Executor::<f32>::keeping(&quantized.model, &source);
     let samples = &samples("evaluation.tsv")[..SAMPLES];
     let prompts = dir.path().join("prompts.safetensors");

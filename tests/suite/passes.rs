@@ -2,22 +2,24 @@
 
 use mquant_export::exec::{DecoderState, Executor};
 use mquant_export::family::CheckpointWeights;
-use mquant_export::graph::ops::{ActScales, Linear};
+use mquant_export::graph::ops::{ActScales, Linear, Rounding};
 use mquant_export::graph::{Model, Op, ValueId, WeightFormat, dump, validate};
 use mquant_export::numeric::Tensor;
+use mquant_export::numeric::grid::Grid;
 use mquant_export::passes::{carry_modality, merge_linears};
-use mquant_export::quantize::QuantizedWeights;
 
+use crate::common::eval::Nearest;
 use crate::common::golden::GoldenPrompt;
 use crate::common::{Goldens, open};
 
 const FIXTURE: &str = "qwen2_vl";
+const INT8: Grid = Grid { bits: 8, block: None };
 
 /// Logits of a model over the fixture's weights, quantized where it says so, on the sample with two images.
 fn logits(model: &Model) -> Tensor<f64> {
     let (checkpoint, resolved) = open(FIXTURE);
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let weights = QuantizedWeights::new(model, &weights);
+    let weights = Nearest::new(model, &weights);
     let exec = Executor::<f64>::keeping(model, &weights);
     let prompt = GoldenPrompt::read(FIXTURE, &resolved, &Goldens::of(FIXTURE), 3);
     DecoderState::prefill(&exec, &prompt.generation()).unwrap().logits
@@ -37,11 +39,11 @@ fn quantized(scales: impl Fn(usize) -> ActScales) -> Model {
     let mut weights = vec![];
     for (i, l) in linears(&mut model).enumerate() {
         // Linears of the vision graph come first and have one modality.
-        l.act = Some(if i < decoder { ActScales::one(0.05) } else { scales(i) });
+        l.act = Some(Rounding::Static(if i < decoder { ActScales::one(0.05) } else { scales(i) }));
         weights.push(l.weight);
     }
     for id in weights {
-        model.weights[id.0].format = WeightFormat::Int8PerChannel;
+        model.weights[id.0].format = WeightFormat::Grid(INT8);
     }
     model
 }
@@ -66,10 +68,10 @@ fn merging_changes_no_bit_and_leaves_no_group() {
 fn quantized_head(act: ActScales) -> Model {
     let mut model = open(FIXTURE).1.model;
     let head = linears(&mut model).last().unwrap();
-    head.act = Some(act);
+    head.act = Some(Rounding::Static(act));
     let weight = head.weight;
     // The head is tied to the token table in the checkpoint, but a weight of its own in the model.
-    model.weights[weight.0].format = WeightFormat::Int8PerChannel;
+    model.weights[weight.0].format = WeightFormat::Grid(INT8);
     carry_modality(model).unwrap()
 }
 
@@ -134,11 +136,11 @@ fn the_validator_names_each_broken_rule() {
     assert!(e.contains("stray") && e.contains("no node uses it"), "{e}");
     let e = broken(|m| {
         let at = m.weights.iter().position(|w| w.name == "embedding.weight").unwrap();
-        m.weights[at].format = WeightFormat::Int8PerChannel;
+        m.weights[at].format = WeightFormat::Grid(INT8);
     });
     assert!(e.contains("embedding.weight") && e.contains("integer"), "{e}");
-    let e = broken(|m| linears(m).next().unwrap().act = Some(ActScales::one(1.0)));
-    assert!(e.contains("activation scales but weight"), "{e}");
+    let e = broken(|m| linears(m).next().unwrap().act = Some(Rounding::PerRow));
+    assert!(e.contains("rounds its input but weight"), "{e}");
 }
 
 #[test]

@@ -1,16 +1,13 @@
 //! The twin of the trained fixture with planted outliers ([`planted`]): it computes the same function, and plain W8A8 loses it.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use mquant_export::calibrate::{Preparer, Sample};
 use mquant_export::checkpoint::Checkpoint;
 use mquant_export::exec::Executor;
 use mquant_export::family::{CheckpointWeights, Library, Resolved, resolve};
-use mquant_export::graph::{Model, WeightData, WeightError, WeightSource};
-use mquant_export::passes::rewrite::RewrittenWeights;
+use mquant_export::graph::{Model, WeightSource};
 use mquant_export::pipeline::preparer;
-use mquant_export::quantize::QuantizedWeights;
 use mquant_export::quantize::recipe::Recipe;
 
 use crate::common::agreement::{Said, divergence, said};
@@ -56,47 +53,14 @@ impl Case {
         quantize(&self.checkpoint, &self.resolved, &data, &self.weights(), recipe)
     }
 
-    fn w8a8(&self, made: &Made, samples: &[Sample]) -> Said {
-        let stored = self.weights();
-        let weights = RewrittenWeights::new(&stored, &made.rewrites);
-        let model = &made.quantized.model;
-        self.run(model, &QuantizedWeights::new(model, &weights), samples)
+    /// What a quantized model says.
+    fn quantized(&self, made: &Made, samples: &[Sample]) -> Said {
+        made.with_weights(&self.weights(), |weights| self.run(&made.quantized.model, weights, samples))
     }
 
-    /// W4A8 up to 1/36 of an int4 step: the int8 grid of a row that holds 15 values.
-    fn w4a8(&self, made: &Made, samples: &[Sample]) -> Said {
-        let stored = self.weights();
-        let weights = RewrittenWeights::new(&stored, &made.rewrites);
-        let int4 = Int4::new(&self.resolved.model, &weights);
-        let model = &made.quantized.model;
-        self.run(model, &QuantizedWeights::new(model, &int4), samples)
-    }
-}
-
-/// Rounds the weights of all linears but the head to the nearest of 15 values, one scale a row.
-struct Int4<'a> {
-    base: &'a dyn WeightSource,
-    linears: BTreeSet<String>,
-}
-
-impl<'a> Int4<'a> {
-    fn new(model: &Model, base: &'a dyn WeightSource) -> Self {
-        let linears = model.linears().flat_map(|(_, _, l)| model.weight(l.weight).parts.clone());
-        Self { base, linears: linears.filter(|role| role != "decoder.head.weight").collect() }
-    }
-}
-
-impl WeightSource for Int4<'_> {
-    fn role(&self, role: &str) -> Result<WeightData, WeightError> {
-        let mut data = self.base.role(role)?;
-        if let (WeightData::Float(t), true) = (&mut data, self.linears.contains(role)) {
-            let cols = t.cols();
-            for row in t.data_mut().chunks_mut(cols) {
-                let max = row.iter().fold(f32::MIN_POSITIVE, |m, x| m.max(x.abs()));
-                row.iter_mut().for_each(|x| *x = (*x * 7.0 / max).round_ties_even() * max / 7.0);
-            }
-        }
-        Ok(data)
+    /// What the model says by a recipe, calibrated on its own set.
+    fn by(&self, recipe: &Recipe, samples: &[Sample]) -> Said {
+        self.quantized(&self.quantize(recipe), samples)
     }
 }
 
@@ -106,7 +70,7 @@ fn the_twin_is_the_same_function_and_plain_w8a8_loses_it() {
     let dir = tempfile::tempdir().unwrap();
     let natural = Case::open(&fixture(TINY));
     let float = natural.float(samples);
-    let w8a8 = natural.w8a8(&natural.quantize(&plain("w8a8")), samples).against(&float);
+    let w8a8 = natural.by(&plain("w8a8"), samples).against(&float);
     println!("natural: w8a8 {w8a8}");
     assert!(w8a8.accuracy >= 0.99, "{w8a8}");
 
@@ -115,17 +79,13 @@ fn the_twin_is_the_same_function_and_plain_w8a8_loses_it() {
     println!("twin:   float {same}");
     // A power of two: not one bit differs.
     assert!(same.worst == 0.0 && same.accuracy == float.accuracy(), "{same}");
-    let quantized = twin.quantize(&plain("w8a8"));
-    let lost = twin.w8a8(&quantized, samples).against(&float);
+    let lost = twin.by(&plain("w8a8"), samples).against(&float);
     println!("twin:    w8a8 {lost}");
-    println!("twin:    w4a8 {}", twin.w4a8(&quantized, samples).against(&float));
     assert!(lost.kld >= 1e4 * w8a8.kld && lost.accuracy <= 0.8, "{lost}");
     let rotated = Recipe::load("w8a8").unwrap();
     for (name, case) in [("natural", &natural), ("twin", &twin)] {
-        let made = case.quantize(&rotated);
-        let kept = case.w8a8(&made, samples).against(&float);
+        let kept = case.by(&rotated, samples).against(&float);
         println!("{name}: rotated w8a8 {kept}");
-        println!("{name}: rotated w4a8 {}", case.w4a8(&made, samples).against(&float));
         // Rotated and smoothed, every answer is kept, and the twin is not much further off than the natural model is without.
         assert!(kept.accuracy >= 0.99 && kept.error <= 2.0 * w8a8.error, "{name}: {kept}");
     }
@@ -142,11 +102,11 @@ fn every_site_alone_keeps_the_function_and_hurts() {
     let dir = tempfile::tempdir().unwrap();
     let natural = Case::open(&fixture(TINY));
     let float = natural.float(samples);
-    let w8a8 = natural.w8a8(&natural.quantize(&plain("w8a8")), samples).against(&float);
+    let w8a8 = natural.by(&plain("w8a8"), samples).against(&float);
     for site in [Site::Norms, Site::Values, Site::Up] {
         let twin = Case::twin(dir.path(), &Planting { sites: vec![site], ..Planting::default() });
         assert_eq!(twin.float(samples).against(&float).worst, 0.0, "{site:?}");
-        let lost = twin.w8a8(&twin.quantize(&plain("w8a8")), samples).against(&float);
+        let lost = twin.by(&plain("w8a8"), samples).against(&float);
         println!("{site:?}: w8a8 {lost}");
         assert!(lost.kld >= 10.0 * w8a8.kld && lost.error >= 1.5 * w8a8.error, "{site:?}: {lost}; {w8a8}");
     }
@@ -158,14 +118,14 @@ fn agreement_counts_as_greedy_decoding_does() {
     let samples = &samples("evaluation.tsv")[..64];
     let dir = tempfile::tempdir().unwrap();
     let twin = Case::twin(dir.path(), &Planting::default());
-    let (made, weights) = (twin.quantize(&plain("w8a8")), twin.weights());
-    let quantized = &made.quantized;
-    let source = QuantizedWeights::new(&quantized.model, &weights);
-    let exec = Executor::keeping(&quantized.model, &source);
+    let made = twin.quantize(&plain("w8a8"));
     let mut score = Score::default();
-    let answers = answers(&exec, &twin.preparer, &twin.resolved, samples);
+    let answers = made.with_weights(&twin.weights(), |weights| {
+        let exec = Executor::keeping(&made.quantized.model, weights);
+        answers(&exec, &twin.preparer, &twin.resolved, samples)
+    });
     samples.iter().zip(&answers).for_each(|(s, a)| score.add(s, a));
-    let accuracy = twin.w8a8(&made, samples).accuracy();
+    let accuracy = twin.quantized(&made, samples).accuracy();
     assert!(accuracy > 0.1 && accuracy < 0.9, "{accuracy}: shows nothing");
     assert_eq!(accuracy, score.of("all"));
     // 0.5 ln(0.5 / 0.75) + 0.5 ln(0.5 / 0.25)
@@ -183,10 +143,8 @@ fn table_of_factors_and_channels() {
         for factor in [8.0, 16.0, 32.0, 64.0, 128.0] {
             let twin = Case::twin(dir.path(), &Planting { factor, channels, ..Planting::default() });
             let same = twin.float(samples).against(&float).worst;
-            let quantized = twin.quantize(&plain("w8a8"));
-            let (w8a8, w4a8) = (twin.w8a8(&quantized, samples), twin.w4a8(&quantized, samples));
-            let (w8a8, w4a8) = (w8a8.against(&float), w4a8.against(&float));
-            println!("{factor} x {channels}: float {same:.1e} | w8a8 {w8a8} | w4a8 {w4a8}");
+            let w8a8 = twin.by(&plain("w8a8"), samples).against(&float);
+            println!("{factor} x {channels}: float {same:.1e} | w8a8 {w8a8}");
         }
     }
 }

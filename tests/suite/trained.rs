@@ -97,9 +97,9 @@ pub mod w8a8 {
         shared.components.decoder.activations = Activations::Static;
         let rotated = Recipe::load("w8a8").unwrap();
         let errors = [&msq, &shared, &rotated].map(|recipe| {
-            let Made { quantized, rewrites } = quantize(&weights, recipe);
-            let rewritten = RewrittenWeights::new(&weights, &rewrites);
-            let source = QuantizedWeights::new(&quantized.model, &rewritten);
+            let Made { decided, quantized } = quantize(&weights, recipe);
+            let rewritten = RewrittenWeights::new(&weights, &decided.rewrites);
+            let source = QuantizedWeights::new(&quantized.codes, &rewritten);
             let exec = Executor::<f32>::keeping(&quantized.model, &source);
             let samples = samples("evaluation.tsv");
             let answers = answers(

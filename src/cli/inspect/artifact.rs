@@ -9,6 +9,7 @@ use crate::cli::SCHEMA_VERSION;
 use crate::cli::error::CliError;
 use crate::cli::format::{bytes, count, plural, property, rotations, table};
 use crate::graph::Component;
+use crate::quantize::WeightOutcome;
 use crate::pipeline::Manifest;
 
 /// An artifact as seen.
@@ -162,13 +163,19 @@ impl ArtifactSeen {
         if self.manifest.linears.is_empty() {
             return vec![];
         }
-        let head = ["linear", "visual", "text", "largest visual", "largest text"].map(String::from).to_vec();
+        let head = ["linear", "weights", "visual", "text", "largest visual", "largest text", "weight error", "nearest"];
         let rows = self.manifest.linears.iter().map(|l| {
-            let numbers = [l.visual_scale, l.text_scale, l.visual_max, l.text_max];
-            std::iter::once(l.role.clone()).chain(numbers.map(|x| format!("{x:.4e}"))).collect()
+            let scale = |s: Option<f32>| s.map_or_else(String::new, |x| format!("{x:.4e}"));
+            let scales = [l.visual_scale, l.text_scale, Some(l.visual_max), Some(l.text_max)].map(scale);
+            let error = |of: fn(&WeightOutcome) -> f64| {
+                l.rounding.as_ref().map_or_else(String::new, |r| format!("{:.2} %", 100.0 * of(r)))
+            };
+            let errors = [error(|r| r.error), error(|r| r.nearest_error)];
+            [l.role.clone(), l.weights.to_string()].into_iter().chain(scales).chain(errors).collect()
         });
-        let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-        let title = "activation scales (with the largest input in calibration)".to_string();
-        [String::new(), title].into_iter().chain(table(&rows, &[1, 2, 3, 4])).collect()
+        let rows: Vec<Vec<String>> = std::iter::once(head.map(String::from).to_vec()).chain(rows).collect();
+        let title = "quantized linears: static scales, largest inputs in calibration, error of the outputs by rounding weights as done, and to the \
+                     nearest code";
+        [String::new(), title.to_string()].into_iter().chain(table(&rows, &[2, 3, 4, 5, 6, 7])).collect()
     }
 }

@@ -7,16 +7,19 @@ use prost::Message;
 
 use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
 use super::{OnnxOptions, OpSet, file_name, write};
-use crate::graph::ops::{self, ActScales, OpError};
+use crate::graph::ops::{self, ActScales, OpError, Rounding};
 use crate::graph::spec::{
     Activation, DecoderSpec, ModelSpec, Norm, NormPlace, ProjectorSpec, RotaryLayout, VisionPositions,
     VisionSpec,
 };
 use crate::graph::{
-    Basis, Component, DType, Dim, GraphBuilder, Int8Weight, Model, Op, Part, Stream, Sym, ValueId,
+    Basis, Component, DType, Dim, GraphBuilder, Model, Op, Part, Stream, Sym, ValueId,
     WeightData, WeightError, WeightFormat, WeightSource, build::build, validate,
 };
 use crate::numeric::Tensor;
+use crate::numeric::grid::{Grid, GridMatrix};
+
+const INT8: Grid = Grid { bits: 8, block: None };
 
 /// Zeros in the declared form.
 struct Zeros<'a>(&'a Model);
@@ -26,8 +29,12 @@ impl WeightSource for Zeros<'_> {
         let decl = self.0.weights.iter().find(|w| w.name == role).unwrap();
         Ok(match decl.format {
             WeightFormat::Float => WeightData::Float(Tensor::full(decl.shape.clone(), 0.0)),
-            WeightFormat::Int8PerChannel => WeightData::Int8(Int8Weight {
-                codes: Tensor::full(decl.shape.clone(), 0),
+            WeightFormat::Grid(grid) => WeightData::Grid(GridMatrix {
+                grid,
+                rows: decl.shape[0],
+                cols: decl.shape[1],
+                codes: vec![0; decl.shape[0] * decl.shape[1]],
+                multipliers: vec![],
                 scales: vec![1.0; decl.shape[0]],
             }),
         })
@@ -97,9 +104,9 @@ fn quantized(head_dim: usize) -> (Model, usize) {
         if let Op::Linear(l) = &mut node.op
             && (i % 2 == 0 || i % 5 == 0)
         {
-            model.weights[l.weight.0].format = WeightFormat::Int8PerChannel;
+            model.weights[l.weight.0].format = WeightFormat::Grid(INT8);
             if i % 2 == 0 {
-                l.act = Some(ActScales::one(0.5));
+                l.act = Some(Rounding::Static(ActScales::one(0.5)));
                 count += 1;
             }
         }

@@ -46,7 +46,7 @@ pub enum Weights {
 
 impl Weights {
     /// Symmetric int8, one scale per output channel.
-    pub const INT8: Self = Self::Grid(Grid::INT8);
+    pub const INT8: Self = Self::Grid(Grid { bits: 8, block: None });
 
     /// The grid, if there is one.
     pub fn grid(self) -> Option<Grid> {
