@@ -1,4 +1,106 @@
-//! Weight grids: float matrices to integer codes. Pure functions on slices.
+//! Weight grids: which values the weights of a linear may take, and float matrices to integer codes. Pure functions on slices.
+//!
+//! All grids are symmetric. A grid without blocks has one scale per row (output channel). A grid with blocks has two levels (progressive
+//! quantization of QServe, arXiv 2405.04532 section 4.1): every block of columns of a row has an integer multiplier of the row's scale, chosen so
+//! that codes times multiplier still fits int8, and an integer product of 8 bits needs no scale inside a row.
+
+mod matrix;
+mod search;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+pub use matrix::{GridMatrix, Scales};
+pub use search::scales;
+
+/// Largest multiplier of a block: four bits, and with codes up to 7 the product stays within int8.
+pub const LARGEST_MULTIPLIER: u8 = 15;
+/// Bits that a multiplier is stored in.
+const MULTIPLIER_BITS: f64 = 4.0;
+/// `1.5 * 2^23`: an `f32` of this size has no fraction bits, so adding it rounds to the nearest integer, ties to even.
+const ROUND: f32 = 12_582_912.0;
+
+/// Which values a weight may take: `code * multiplier * scale` with codes symmetric about zero.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+pub struct Grid {
+    /// Bits of a code: 2, 3, 4 or 8.
+    pub bits: u8,
+    /// Columns that share a multiplier (the last block of a row may be shorter); absent: one scale per row. Only below 8 bits.
+    pub block: Option<usize>,
+}
+
+/// A grid that does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GridError {
+    /// Bits without a format.
+    #[error("weights of {0} bits: expected 2, 3, 4 or 8; choose one of them")]
+    Bits(u8),
+    /// 8 bits with blocks.
+    #[error("blocks of {0} columns with 8-bit codes: code times multiplier would not fit int8; use 2, 3 or 4 bits, or no blocks")]
+    WideBlock(usize),
+    /// Blocks of no columns.
+    #[error("blocks of 0 columns: expected at least 1 column per block; leave the block out for one scale per row")]
+    EmptyBlock,
+}
+
+impl Grid {
+    /// Whether the grid exists: 2, 3, 4 or 8 bits, blocks of at least one column and only below 8 bits.
+    pub fn valid(self) -> Result<(), GridError> {
+        match (self.bits, self.block) {
+            (bits, _) if ![2, 3, 4, 8].contains(&bits) => Err(GridError::Bits(bits)),
+            (_, Some(0)) => Err(GridError::EmptyBlock),
+            (8, Some(block)) => Err(GridError::WideBlock(block)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Largest code, `2^(bits - 1) - 1`: 127, 7, 3 or 1. The most negative code of two's complement is not used.
+    pub fn largest_code(self) -> i8 {
+        i8::MAX >> 8u8.saturating_sub(self.bits).min(7)
+    }
+
+    /// Blocks of a row of `cols` columns; 1 without blocks.
+    pub fn blocks(self, cols: usize) -> usize {
+        self.block.map_or(1, |block| cols.div_ceil(block.max(1)))
+    }
+
+    /// The columns of each block of a row.
+    pub fn ranges(self, cols: usize) -> impl Iterator<Item = Range<usize>> {
+        let block = self.block.unwrap_or(cols).max(1);
+        (0..self.blocks(cols)).map(move |b| b * block..cols.min((b + 1) * block))
+    }
+
+    /// Bits of storage per weight of a row of `cols` columns: codes, 4 bits per multiplier and the `f32` scale of the row.
+    pub fn bits_per_weight(self, cols: usize) -> f64 {
+        let multipliers = if self.block.is_some() { self.blocks(cols) as f64 * MULTIPLIER_BITS } else { 0.0 };
+        f64::from(self.bits) + (multipliers + 32.0) / cols as f64
+    }
+}
+
+/// Codes by nearest rounding, ties to even, of rows of weights with these scales. `w` is row-major with `cols` columns and finite.
+pub fn nearest(w: &[f32], cols: usize, grid: Grid, scales: &Scales) -> Vec<i8> {
+    let (largest, blocks) = (f32::from(grid.largest_code()), grid.blocks(cols));
+    let mut codes = vec![0; w.len()];
+    let rows = codes.par_chunks_mut(cols.max(1)).zip(w.par_chunks(cols.max(1))).enumerate();
+    rows.for_each(|(r, (codes, w))| {
+        for (b, range) in grid.ranges(cols).enumerate() {
+            let step = scales.step(r * blocks + b, r);
+            let pairs = codes[range.clone()].iter_mut().zip(&w[range]);
+            pairs.for_each(|(code, w)| *code = nearest_code(w / step, largest) as i8);
+        }
+    });
+    codes
+}
+
+/// `x` rounded to the nearest integer in `[-largest, largest]`, ties to even. `largest` is at most 127.
+#[inline(always)]
+pub(super) fn nearest_code(x: f32, largest: f32) -> f32 {
+    // The same as round_ties_even, which is a call per number where the compiler may not assume SSE 4.1.
+    (x.max(-largest).min(largest) + ROUND) - ROUND
+}
 
 /// Symmetric int8 per row by nearest rounding: the scale is the row's largest absolute value over 127, codes lie in `[-127, 127]`, ties go to even.
 /// A row of zeros gets scale 1. `w` is row-major with `cols` columns.
@@ -17,7 +119,11 @@ pub fn int8_per_row(w: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>) {
 
 /// Scale that puts `max_abs` on the code 127; 1 when that would not be a positive normal number.
 pub fn symmetric_scale(max_abs: f32) -> f32 {
-    let scale = max_abs / 127.0;
+    normal_or_one(max_abs / 127.0)
+}
+
+/// A scale that can be divided by; 1 in place of zero, subnormal numbers and what is not finite.
+fn normal_or_one(scale: f32) -> f32 {
     if scale.is_normal() { scale } else { 1.0 }
 }
 

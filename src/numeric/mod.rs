@@ -2,15 +2,24 @@
 //! tensors; nothing here knows a graph, a file or a model family.
 
 pub mod bicubic;
+mod cholesky;
+mod factor;
 pub mod gemm;
+mod gptq;
 pub mod grid;
 pub mod hadamard;
+mod hessian;
 pub mod random;
 mod real;
 pub mod rotation;
+pub mod rounding;
 mod special;
 mod tensor;
+mod triangle;
 
+pub use factor::{Factor, FactorError, FactorOptions, LARGEST_DAMPING};
+pub use gptq::{gptq, row_errors};
+pub use hessian::Hessian;
 pub use real::Real;
 pub use special::erf;
 pub use tensor::{ShapeError, Tensor};
