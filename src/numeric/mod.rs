@@ -5,6 +5,7 @@ pub mod bicubic;
 pub mod gemm;
 pub mod grid;
 pub mod hadamard;
+pub mod quantizer;
 pub mod random;
 mod real;
 pub mod rotation;

@@ -1,4 +1,17 @@
-//! Observers: running statistics of activations, in memory that does not grow with the samples, per modality.
+//! Observers: running statistics of activations, in memory that does not grow with the samples, per modality. A [`Histogram`] tells a
+//! static quantizer by a [`RangeRule`]; the other types are exact extremes.
+
+mod choose;
+mod histogram;
+mod rule;
+#[cfg(test)]
+mod tests;
+
+pub use choose::is_worth_a_zero_point;
+pub use histogram::Histogram;
+pub use rule::RangeRule;
+
+pub use crate::numeric::quantizer::Quantizer;
 
 /// Largest absolute value of a range, and how many rows it was taken from.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -81,8 +94,36 @@ impl ChannelRange {
     }
 }
 
+/// Histograms of one linear's input per modality.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModalityHistogram {
+    /// Visual rows.
+    pub visual: Histogram,
+    /// Text rows.
+    pub text: Histogram,
+}
+
+impl ModalityHistogram {
+    /// Takes one row of the given modality into account.
+    pub fn row(&mut self, visual: bool, row: &[f32]) {
+        if visual { self.visual.row(row) } else { self.text.row(row) }
+    }
+
+    /// Adds what another pair has seen, see [`Histogram::merge`].
+    pub fn merge(&mut self, other: &Self) {
+        self.visual.merge(&other.visual);
+        self.text.merge(&other.text);
+    }
+
+    /// The exact ranges.
+    pub fn whole(&self) -> ModalityRange {
+        let range = |h: &Histogram| AbsMax { max: h.abs_max(), rows: h.rows() };
+        ModalityRange { visual: range(&self.visual), text: range(&self.text) }
+    }
+}
+
 #[cfg(test)]
-mod tests {
+mod range_tests {
     use super::*;
 
     #[test]
