@@ -8,6 +8,7 @@ mod plan;
 pub mod recipe;
 mod rotation;
 mod smoothing;
+pub mod spill;
 mod weights;
 
 pub use apply::{Quantized, ScaleNote, apply};
