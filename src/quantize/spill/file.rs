@@ -81,10 +81,10 @@ impl ScratchFile {
         if let Some(after) = self.free.remove(&(start + length)) {
             length += after;
         }
-        if let Some((&before, &free)) = self.free.range(..start).next_back() {
-            if before + free == start {
-                (start, length) = (before, free + length);
-            }
+        if let Some((&before, &free)) = self.free.range(..start).next_back()
+            && before + free == start
+        {
+            (start, length) = (before, free + length);
         }
         self.free.insert(start, length);
     }
