@@ -219,7 +219,8 @@ fn size(text: &str) -> Result<u64, String> {
         "GB" | "G" => 1_000_000_000,
         _ => return Err("expected a number with B, KB, MB or GB".into()),
     };
-    let n: u64 = digits.trim().parse().map_err(|_| "expected a whole number with B, KB, MB or GB".to_string())?;
+    let n: u64 =
+        digits.trim().parse().map_err(|_| "expected a whole number with B, KB, MB or GB".to_string())?;
     n.checked_mul(unit).ok_or_else(|| "is more than any machine has".into())
 }
 
@@ -294,7 +295,9 @@ mod tests {
     #[test]
     fn sizes_have_units() {
         let memory = |text: &str| parse(&format!("x m --format onnx --activation-memory {text}"));
-        for (text, bytes) in [("0", 0), ("7B", 7), ("512MB", 512_000_000), ("4gb", 4_000_000_000), ("3K", 3_000)] {
+        for (text, bytes) in
+            [("0", 0), ("7B", 7), ("512MB", 512_000_000), ("4gb", 4_000_000_000), ("3K", 3_000)]
+        {
             assert_eq!(memory(text).unwrap().export.unwrap().activation_memory, bytes, "{text}");
         }
         for wrong in ["GB", "4XB", "-1", "1.5GB", "99999999999GB"] {

@@ -77,7 +77,10 @@ impl PlanSeen {
         lines.extend(rotations(&self.rotations));
         if !self.down_projections.is_none() {
             let remedies: Vec<String> = self.down_projections.candidates.iter().map(remedy).collect();
-            lines.push(property("outliers", format!("down projections: {}, by expected error", remedies.join(", "))));
+            lines.push(property(
+                "outliers",
+                format!("down projections: {}, by expected error", remedies.join(", ")),
+            ));
         }
         lines.push(String::new());
         lines.extend(table(&self.rows(), &[1]));
@@ -179,7 +182,9 @@ mod tests {
         assert_eq!(table.len(), 3, "{table:?}");
         assert!(table[0].starts_with("vision.blocks.*.mlp.up") && table[0].contains("one static scale"));
         assert!(
-            table[1].starts_with("decoder.layers.*.attn.q       2  8 x 4     int8 weights, int8 inputs at a static"),
+            table[1].starts_with(
+                "decoder.layers.*.attn.q       2  8 x 4     int8 weights, int8 inputs at a static"
+            ),
             "{table:?}"
         );
         assert!(table[2].starts_with("decoder.head") && table[2].ends_with("override *.head"), "{table:?}");

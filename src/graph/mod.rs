@@ -51,6 +51,4 @@ pub use model::{Graph, GraphBuilder, Model, Node, Part, ValueId};
 pub use ops::Op;
 pub use types::{Basis, DType, Dim, Stream, Sym, ValueInfo};
 pub use validate::{GraphProblem, ValidationError, validate};
-pub use weights::{
-    Component, WeightData, WeightDecl, WeightError, WeightFormat, WeightId, WeightSource,
-};
+pub use weights::{Component, WeightData, WeightDecl, WeightError, WeightFormat, WeightId, WeightSource};

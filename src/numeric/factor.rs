@@ -38,10 +38,14 @@ pub enum FactorError {
     #[error("the Hessian has no rows: no calibration sample reached this linear; add samples that do")]
     Empty,
     /// NaN or infinite inputs.
-    #[error("the Hessian is not finite: inputs of this linear are NaN, infinite or above 1e19; look at the calibration samples and the float model")]
+    #[error(
+        "the Hessian is not finite: inputs of this linear are NaN, infinite or above 1e19; look at the calibration samples and the float model"
+    )]
     NotFinite,
     /// Not positive definite with the largest damping.
-    #[error("the Hessian is not positive definite, even with damping {damping}: expected inputs that are not all zero; add calibration samples")]
+    #[error(
+        "the Hessian is not positive definite, even with damping {damping}: expected inputs that are not all zero; add calibration samples"
+    )]
     Singular {
         /// The last damping tried, relative to the mean diagonal.
         damping: f64,

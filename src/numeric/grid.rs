@@ -23,7 +23,17 @@ const ROUND: f32 = 12_582_912.0;
 
 /// Which values a weight may take: `code * multiplier * scale` with codes symmetric about zero.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
 )]
 pub struct Grid {
     /// Bits of a code: 2, 3, 4 or 8.
@@ -39,10 +49,14 @@ pub enum GridError {
     #[error("weights of {0} bits: expected 2, 3, 4 or 8; choose one of them")]
     Bits(u8),
     /// 8 bits with blocks.
-    #[error("blocks of {0} columns with 8-bit codes: code times multiplier would not fit int8; use 2, 3 or 4 bits, or no blocks")]
+    #[error(
+        "blocks of {0} columns with 8-bit codes: code times multiplier would not fit int8; use 2, 3 or 4 bits, or no blocks"
+    )]
     WideBlock(usize),
     /// Blocks of no columns.
-    #[error("blocks of 0 columns: expected at least 1 column per block; leave the block out for one scale per row")]
+    #[error(
+        "blocks of 0 columns: expected at least 1 column per block; leave the block out for one scale per row"
+    )]
     EmptyBlock,
 }
 

@@ -59,7 +59,13 @@ impl Hessian {
                 let left = x.subcols(range.start, range.len());
                 let out = MatMut::from_row_major_slice_mut(block, range.len(), range.end);
                 out.par_col_chunks_mut(BLOCK).enumerate().for_each(|(j, out)| {
-                    tile(out, left, x.subcols(j * BLOCK, BLOCK.min(n - j * BLOCK)), j * BLOCK == range.start, weight);
+                    tile(
+                        out,
+                        left,
+                        x.subcols(j * BLOCK, BLOCK.min(n - j * BLOCK)),
+                        j * BLOCK == range.start,
+                        weight,
+                    );
                 });
             });
         }
@@ -96,7 +102,8 @@ impl Hessian {
         for b in 0..self.lower.blocks() {
             let range = self.lower.range(b);
             let block = MatRef::from_row_major_slice(self.lower.block(b), range.len(), range.end);
-            let mut out = MatMut::from_row_major_slice_mut(&mut product[..rows * range.len()], rows, range.len());
+            let mut out =
+                MatMut::from_row_major_slice_mut(&mut product[..rows * range.len()], rows, range.len());
             matmul(out.rb_mut(), Accum::Replace, e.subcols(0, range.end), block.transpose(), 1.0, Par::Seq);
             for r in 0..rows {
                 for (c, i) in range.clone().enumerate() {

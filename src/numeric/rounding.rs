@@ -7,7 +7,17 @@ use super::grid::{Grid, GridError, GridMatrix, Scales, nearest, scales};
 
 /// How weights are rounded.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Rounding {
@@ -46,7 +56,9 @@ pub enum QuantizeError {
     #[error(transparent)]
     Grid(#[from] GridError),
     /// Operands that do not fit together.
-    #[error("a matrix of {rows} x {cols} with {found} weights and a Hessian of {channels} channels: expected {rows} x {cols} weights and {cols} channels")]
+    #[error(
+        "a matrix of {rows} x {cols} with {found} weights and a Hessian of {channels} channels: expected {rows} x {cols} weights and {cols} channels"
+    )]
     Shape {
         /// Output channels said.
         rows: usize,
@@ -66,7 +78,9 @@ pub enum QuantizeError {
         column: usize,
     },
     /// GPTQ without a factor.
-    #[error("GPTQ without a factored Hessian: expected one per linear; calibrate the linear, or round to nearest")]
+    #[error(
+        "GPTQ without a factored Hessian: expected one per linear; calibrate the linear, or round to nearest"
+    )]
     NoFactor,
 }
 
@@ -104,7 +118,14 @@ pub fn quantize_matrix(
             let scales = scales(w, cols, grid, factor.map(Factor::diagonal), true);
             Rounded::nearest(w, cols, grid, scales, factor)
         }
-        _ => return Ok(Quantized { matrix: base.matrix, error: nearest_error, nearest_error, rows_kept_nearest: 0 }),
+        _ => {
+            return Ok(Quantized {
+                matrix: base.matrix,
+                error: nearest_error,
+                nearest_error,
+                rows_kept_nearest: 0,
+            });
+        }
     };
     let (kept, rows_kept_nearest) = chosen.or_better(&base);
     Ok(Quantized { matrix: kept.matrix, error: kept.errors.iter().sum(), nearest_error, rows_kept_nearest })

@@ -100,7 +100,10 @@ mod tests {
             }
             for i in 0..n {
                 assert_eq!(triangle.row(i).len(), i + 1);
-                assert!(triangle.row(i).iter().enumerate().all(|(j, x)| *x == (i * n + j) as f32), "{n}: row {i}");
+                assert!(
+                    triangle.row(i).iter().enumerate().all(|(j, x)| *x == (i * n + j) as f32),
+                    "{n}: row {i}"
+                );
                 assert_eq!(triangle.symmetric(i / 2, i), triangle.row(i)[i / 2]);
                 assert_eq!(triangle.symmetric(i, i / 2), triangle.row(i)[i / 2]);
             }

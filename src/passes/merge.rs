@@ -38,12 +38,9 @@ fn merge_graph(graph: &mut Graph, weights: &mut Vec<WeightDecl>) {
 /// Indices of the linears that merge with the node at `first`, itself included.
 fn group_of(graph: &Graph, weights: &[WeightDecl], first: usize) -> Vec<usize> {
     let key = |node: &Node| match &node.op {
-        Op::Linear(l) if l.writes.is_none() => Some((
-            node.inputs.clone(),
-            l.act,
-            weights[l.weight.0].format,
-            l.bias.is_some(),
-        )),
+        Op::Linear(l) if l.writes.is_none() => {
+            Some((node.inputs.clone(), l.act, weights[l.weight.0].format, l.bias.is_some()))
+        }
         _ => None,
     };
     let Some(wanted) = key(&graph.nodes[first]) else { return vec![] };

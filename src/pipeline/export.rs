@@ -18,7 +18,9 @@ use crate::export::onnx::{self, genai::GenaiInput};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
 use crate::passes::rewrite::RewrittenWeights;
-use crate::quantize::{self, CalibrationSample, Decided, Quantized, QuantizedWeights, RotationNote, Transformed, Workspace};
+use crate::quantize::{
+    self, CalibrationSample, Decided, Quantized, QuantizedWeights, RotationNote, Transformed, Workspace,
+};
 
 /// Hugging Face's description of a tokenizer.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -139,8 +141,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.progress.begin(Stage::Prove, 1);
-        let (before, after) =
-            ((&plan.resolved.model, stored as _), (&decided.model, rewritten as _));
+        let (before, after) = ((&plan.resolved.model, stored as _), (&decided.model, rewritten as _));
         let proof = quantize::prove(before, after, sample)?;
         let told = format!("gap {:.0e} in f32, {:.0e} in f64", proof.single, proof.double);
         self.progress.at(1, &told);

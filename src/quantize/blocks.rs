@@ -14,7 +14,7 @@ use super::error::QuantizeError;
 use super::linear::{Input, Outcome, Quantizer};
 use super::recipe::{LoopInputs, Recipe};
 use super::samples::{CalibrationSample, is_visual};
-use super::spill::{ActivationStore, Handle, Kept};
+use super::spill::{ActivationStore, Handle, Precision};
 use super::weights::Codes;
 use crate::exec::ops::Rounded;
 use crate::exec::{Env, Executor, LinearWeight, Value, bind};
@@ -217,7 +217,7 @@ impl BlockLoop<'_> {
     fn chunks(&self, lives: &[Live]) -> Vec<Range<usize>> {
         let rows = |live: &Live| {
             let of = |held: &Held| match held {
-                Held::Float(handle) => handle.rows(),
+                Held::Float(handle) => self.store.rows(handle),
                 Held::Int(_) => 0,
             };
             live.values().map(of).max().unwrap_or(0)
@@ -243,8 +243,10 @@ impl BlockLoop<'_> {
         for (v, value) in env {
             let held = match value {
                 // A residual stream is long and wide; rotary tables and masks are not, and angles would suffer.
-                Value::Float(t) if graph.value(v).basis.is_some() => Held::Float(self.store.put(&t, Kept::Bf16)?),
-                Value::Float(t) => Held::Float(self.store.put(&t, Kept::F32)?),
+                Value::Float(t) if graph.value(v).basis.is_some() => {
+                    Held::Float(self.store.put(&t, Precision::Bf16)?)
+                }
+                Value::Float(t) => Held::Float(self.store.put(&t, Precision::F32)?),
                 Value::Int(t) => Held::Int(t),
             };
             live.insert(v, held);
@@ -305,7 +307,8 @@ impl Runner<'_> {
         ids: Option<&[i64]>,
     ) -> Result<Env<f32>, QuantizeError> {
         let mut env = Env::new();
-        let read: BTreeSet<ValueId> = nodes.iter().flat_map(|&i| graph.nodes[i].inputs.iter().copied()).collect();
+        let read: BTreeSet<ValueId> =
+            nodes.iter().flat_map(|&i| graph.nodes[i].inputs.iter().copied()).collect();
         for v in read {
             if let Some(held) = live.get(&v) {
                 env.insert(v, self.load(held)?);

@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::error::QuantizeError;
-use super::samples::{CalibrationSample, decoder_inputs, embedding_inputs, groups, is_visual, vision_inputs_of};
+use super::samples::{
+    CalibrationSample, decoder_inputs, embedding_inputs, groups, is_visual, vision_inputs_of,
+};
 use crate::calibrate::observe::ChannelRange;
 use crate::exec::{Keep, LockstepTap, Value, run_lockstep};
 use crate::graph::{Graph, Model, Node, Op, Part, WeightSource};

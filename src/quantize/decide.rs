@@ -143,7 +143,12 @@ struct Choice {
 impl Choice {
     fn decision(self) -> LinearDecision {
         let Self { role, chosen, reason, weighed, .. } = self;
-        LinearDecision { role, chosen, reason, candidates: weighed.into_iter().map(|w| w.candidate).collect() }
+        LinearDecision {
+            role,
+            chosen,
+            reason,
+            candidates: weighed.into_iter().map(|w| w.candidate).collect(),
+        }
     }
 
     fn error(&self) -> f64 {

@@ -149,7 +149,8 @@ impl Quantizer<'_> {
             let Some(grid) = precision.weights.grid() else { continue };
             let rounding = self.rounding(&node.name, precision.activations, input)?;
             let w = weight(node, linear.weight)?;
-            let rounded = quantize_matrix(w.data(), (w.rows(), w.cols()), grid, self.options(), factor.as_ref());
+            let rounded =
+                quantize_matrix(w.data(), (w.rows(), w.cols()), grid, self.options(), factor.as_ref());
             let fault = |source| QuantizeError::Rounding { linear: node.name.clone(), source };
             let quantized = rounded.map_err(fault)?;
             let outcome = Outcome {

@@ -133,8 +133,11 @@ pub(super) fn treatments(
         };
         let treated = match *remedy {
             Remedy::Smooth => smoothed(model, linear, precision, &weight, &seen.input),
-            Remedy::Hadamard(block) => rotated(block)
-                .map(|(order, weight, input)| Treated { applied: Applied::Hadamard(order), weight, input }),
+            Remedy::Hadamard(block) => rotated(block).map(|(order, weight, input)| Treated {
+                applied: Applied::Hadamard(order),
+                weight,
+                input,
+            }),
             Remedy::HadamardRms(block) => {
                 rotated(block).and_then(|(order, weight, input)| suppressed(order, weight, input))
             }

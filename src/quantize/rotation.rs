@@ -1,8 +1,8 @@
 //! Rotations before quantization: what the recipe asks for, which matrices it becomes, and the proof that the model stayed the same.
 
-use super::samples::CalibrationSample;
 use super::error::QuantizeError;
 use super::recipe::RotationRule;
+use super::samples::CalibrationSample;
 use crate::exec::{DecoderState, Executor, Generation};
 use crate::graph::{Model, Stream, WeightSource};
 use crate::numeric::Real;

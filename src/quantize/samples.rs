@@ -1,8 +1,6 @@
 //! Calibration samples as the inputs of the three graphs.
 
-use crate::exec::{
-    Inputs, Outputs, Value, empty_cache, feature_width, position_inputs, vision_inputs,
-};
+use crate::exec::{Inputs, Outputs, Value, empty_cache, feature_width, position_inputs, vision_inputs};
 use crate::graph::Model;
 use crate::numeric::{ShapeError, Tensor};
 

@@ -104,6 +104,72 @@ impl Said {
     }
 }
 
+/// One sample of a comparison.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleAgreement {
+    /// Whether the model answers as expected.
+    pub exact: bool,
+    /// Rows compared.
+    pub rows: usize,
+    /// Sum over rows of the divergence from the reference.
+    pub kld: f64,
+    /// Rows with the reference's best token.
+    pub same: usize,
+}
+
+impl SampleAgreement {
+    /// Whether some token of the answer is another than the reference's.
+    pub fn flipped(&self) -> bool {
+        self.same < self.rows
+    }
+}
+
+/// A number with its 95% interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Interval {
+    pub value: f64,
+    pub low: f64,
+    pub high: f64,
+}
+
+/// Resamplings of an interval.
+const RESAMPLINGS: usize = 1000;
+
+/// `of` over the samples, with the interval between the 2.5 and the 97.5 percentile over resamplings (bootstrap) drawn from a fixed seed.
+pub fn interval(samples: &[SampleAgreement], of: impl Fn(&[SampleAgreement]) -> f64) -> Interval {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut draw = |n: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((state >> 33) as usize) % n
+    };
+    let mut found: Vec<f64> = (0..RESAMPLINGS)
+        .map(|_| {
+            let drawn: Vec<_> = samples.iter().map(|_| samples[draw(samples.len())]).collect();
+            of(&drawn)
+        })
+        .collect();
+    found.sort_by(f64::total_cmp);
+    let at = |share: f64| found[((RESAMPLINGS - 1) as f64 * share).round() as usize];
+    Interval { value: of(samples), low: at(0.025), high: at(0.975) }
+}
+
+impl Said {
+    /// This model against `reference`, sample by sample.
+    pub fn samples_against(&self, reference: &Said) -> Vec<SampleAgreement> {
+        let pairs = self.logits.iter().zip(&reference.logits).zip(&self.exact);
+        let one = |((a, b), exact): ((&Tensor<f32>, &Tensor<f32>), &bool)| {
+            let rows = || (0..a.rows()).map(|r| (a.row(r), b.row(r)));
+            SampleAgreement {
+                exact: *exact,
+                rows: a.rows(),
+                kld: rows().map(|(a, b)| divergence(b, a)).sum(),
+                same: rows().filter(|(a, b)| best(a) == best(b)).count(),
+            }
+        };
+        pairs.map(one).collect()
+    }
+}
+
 /// The most likely token; the lowest id among equals.
 fn best(row: &[f32]) -> usize {
     (0..row.len()).fold(0, |b, i| if row[i] > row[b] { i } else { b })

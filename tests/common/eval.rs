@@ -99,7 +99,9 @@ impl<'a> Nearest<'a> {
 impl WeightSource for Nearest<'_> {
     fn role(&self, role: &str) -> Result<WeightData, WeightError> {
         match (self.base.role(role)?, self.formats.get(role)) {
-            (WeightData::Float(t), Some(WeightFormat::Grid(grid))) => Ok(WeightData::Grid(nearest(&t, *grid))),
+            (WeightData::Float(t), Some(WeightFormat::Grid(grid))) => {
+                Ok(WeightData::Grid(nearest(&t, *grid)))
+            }
             (data, _) => Ok(data),
         }
     }

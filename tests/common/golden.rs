@@ -14,6 +14,7 @@ macro_rules! for_each_fixture {
         $m! { glm_4v, internvl2, internvl2_qwen2, internvl2_vit6b, minicpm_v_2_6, qwen2_vl, qwen_vl, }
     };
 }
+#[allow(unused_imports, reason = "each test binary uses its part")]
 pub(crate) use for_each_fixture;
 
 macro_rules! names {

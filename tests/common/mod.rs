@@ -3,6 +3,7 @@
 
 pub mod agreement;
 pub mod bad;
+pub mod case;
 pub mod eval;
 pub mod folder;
 pub mod golden;

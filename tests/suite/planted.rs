@@ -1,68 +1,13 @@
-//! The twin of the trained fixture with planted outliers ([`planted`]): it computes the same function, and plain W8A8 loses it.
+//! The twin of the trained fixture with planted outliers ([`planted`](crate::common::planted::planted)): it computes the same function, and plain W8A8 loses it.
 
-use std::path::Path;
-
-use mquant_export::calibrate::{Preparer, Sample};
-use mquant_export::checkpoint::Checkpoint;
 use mquant_export::exec::Executor;
-use mquant_export::family::{CheckpointWeights, Library, Resolved, resolve};
-use mquant_export::graph::{Model, WeightSource};
-use mquant_export::pipeline::preparer;
 use mquant_export::quantize::recipe::Recipe;
 
-use crate::common::agreement::{Said, divergence, said};
-use crate::common::eval::{Made, Score, TINY, answers, plain, quantize, samples};
+use crate::common::agreement::divergence;
+use crate::common::case::Case;
+use crate::common::eval::{Score, TINY, answers, plain, samples};
 use crate::common::fixture;
-use crate::common::planted::{Planting, Site, planted};
-
-/// A checkpoint of the trained model or a twin of it, and what runs it.
-struct Case {
-    checkpoint: Checkpoint,
-    resolved: Resolved,
-    preparer: Preparer,
-}
-
-impl Case {
-    fn open(dir: &Path) -> Self {
-        let checkpoint = Checkpoint::open(dir).unwrap();
-        let resolved = resolve(&Library::built_in().unwrap(), &checkpoint).unwrap();
-        let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
-        Self { checkpoint, resolved, preparer }
-    }
-
-    fn twin(dir: &Path, how: &Planting) -> Self {
-        Self::open(&planted(dir, how))
-    }
-
-    fn weights(&self) -> CheckpointWeights<'_> {
-        CheckpointWeights::new(&self.checkpoint, &self.resolved.bindings)
-    }
-
-    fn run(&self, model: &Model, weights: &dyn WeightSource, samples: &[Sample]) -> Said {
-        let stop = &self.resolved.description.prompt.eos_token_ids;
-        said(&Executor::keeping(model, weights), &self.preparer, stop, samples)
-    }
-
-    fn float(&self, samples: &[Sample]) -> Said {
-        self.run(&self.resolved.model, &self.weights(), samples)
-    }
-
-    /// The model by a recipe, calibrated on its own set.
-    fn quantize(&self, recipe: &Recipe) -> Made {
-        let data = fixture(TINY).join("calibration.tsv");
-        quantize(&self.checkpoint, &self.resolved, &data, &self.weights(), recipe)
-    }
-
-    /// What a quantized model says.
-    fn quantized(&self, made: &Made, samples: &[Sample]) -> Said {
-        made.with_weights(&self.weights(), |weights| self.run(&made.quantized.model, weights, samples))
-    }
-
-    /// What the model says by a recipe, calibrated on its own set.
-    fn by(&self, recipe: &Recipe, samples: &[Sample]) -> Said {
-        self.quantized(&self.quantize(recipe), samples)
-    }
-}
+use crate::common::planted::{Planting, Site};
 
 #[test]
 fn the_twin_is_the_same_function_and_plain_w8a8_loses_it() {

@@ -10,7 +10,7 @@ use mquant_export::numeric::rotation::Rotation;
 use mquant_export::passes::rewrite::{Change, Factors, Rewrites, RewrittenWeights};
 use mquant_export::passes::{PassError, fold_norms, rotate_heads, rotate_stream};
 use mquant_export::pipeline::{calibration_samples, preparer};
-use mquant_export::quantize::recipe::{Recipe, RotationRule};
+use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule};
 use mquant_export::quantize::{
     CalibrationSample, Proof, QuantizeError, QuantizedWeights, RotationNote, prove, transform,
 };
@@ -76,9 +76,9 @@ fn quantization_error(name: &str, recipe: &Recipe) -> f64 {
     let (checkpoint, resolved) = open(name);
     let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
     let data = fixture(name).join("samples.jsonl");
-    let Made { quantized, rewrites } = quantize(&checkpoint, &resolved, &data, &stored, recipe);
-    let rewritten = RewrittenWeights::new(&stored, &rewrites);
-    let source = QuantizedWeights::new(&quantized.model, &rewritten);
+    let Made { decided, quantized } = quantize(&checkpoint, &resolved, &data, &stored, recipe);
+    let rewritten = RewrittenWeights::new(&stored, &decided.rewrites);
+    let source = QuantizedWeights::new(&quantized.codes, &rewritten);
     let exec = Executor::<f32>::keeping(&quantized.model, &source);
     let float = Executor::<f32>::keeping(&resolved.model, &stored);
     let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
@@ -98,7 +98,10 @@ fn rotation_and_smoothing_make_w8a8_closer_on_every_fixture() {
     for name in FIXTURES {
         let plain = quantization_error(name, &plain("w8a8"));
         let recipe = Recipe::load("w8a8").unwrap();
-        let only_rotated = quantization_error(name, &Recipe { smooth: false, ..recipe.clone() });
+        let only_rotated = quantization_error(
+            name,
+            &Recipe { down_projections: DownProjections::default(), ..recipe.clone() },
+        );
         let rotated = quantization_error(name, &recipe);
         println!(
             "{name}: logits off by {plain:.3} plain, {only_rotated:.3} rotated, {rotated:.3} rotated and smoothed"

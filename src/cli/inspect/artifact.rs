@@ -9,8 +9,8 @@ use crate::cli::SCHEMA_VERSION;
 use crate::cli::error::CliError;
 use crate::cli::format::{bytes, count, plural, property, rotations, table};
 use crate::graph::Component;
-use crate::quantize::WeightOutcome;
 use crate::pipeline::Manifest;
+use crate::quantize::WeightOutcome;
 
 /// An artifact as seen.
 #[derive(Debug, Serialize)]
@@ -163,7 +163,16 @@ impl ArtifactSeen {
         if self.manifest.linears.is_empty() {
             return vec![];
         }
-        let head = ["linear", "weights", "visual", "text", "largest visual", "largest text", "weight error", "nearest"];
+        let head = [
+            "linear",
+            "weights",
+            "visual",
+            "text",
+            "largest visual",
+            "largest text",
+            "weight error",
+            "nearest",
+        ];
         let rows = self.manifest.linears.iter().map(|l| {
             let scale = |s: Option<f32>| s.map_or_else(String::new, |x| format!("{x:.4e}"));
             let scales = [l.visual_scale, l.text_scale, Some(l.visual_max), Some(l.text_max)].map(scale);

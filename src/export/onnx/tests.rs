@@ -13,8 +13,8 @@ use crate::graph::spec::{
     VisionSpec,
 };
 use crate::graph::{
-    Basis, Component, DType, Dim, GraphBuilder, Model, Op, Part, Stream, Sym, ValueId,
-    WeightData, WeightError, WeightFormat, WeightSource, build::build, validate,
+    Basis, Component, DType, Dim, GraphBuilder, Model, Op, Part, Stream, Sym, ValueId, WeightData,
+    WeightError, WeightFormat, WeightSource, build::build, validate,
 };
 use crate::numeric::Tensor;
 use crate::numeric::grid::{Grid, GridMatrix};

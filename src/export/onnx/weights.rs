@@ -80,8 +80,14 @@ impl<'a> Emitter<'a> {
 
     fn load_codes(&self, decl: &WeightDecl) -> Result<GridMatrix, OnnxError> {
         match self.load(decl)? {
-            WeightData::Grid(w) if WeightFormat::Grid(w.grid) == decl.format && decl.shape == [w.rows, w.cols] => Ok(w),
-            WeightData::Grid(_) => Err(self.not_valid("reads a weight whose numbers have another shape or grid")),
+            WeightData::Grid(w)
+                if WeightFormat::Grid(w.grid) == decl.format && decl.shape == [w.rows, w.cols] =>
+            {
+                Ok(w)
+            }
+            WeightData::Grid(_) => {
+                Err(self.not_valid("reads a weight whose numbers have another shape or grid"))
+            }
             WeightData::Float(_) => Err(self.wrong_form(decl, "codes", "float")),
         }
     }

@@ -122,7 +122,9 @@ impl OpSpec for Linear {
 impl Linear {
     fn check_act(&self, c: &Check, w: &WeightDecl) -> Result<(), OpError> {
         match (self.act, w.format) {
-            (Some(_), WeightFormat::Float) => c.fail(format!("rounds its input but weight {} is float", w.name)),
+            (Some(_), WeightFormat::Float) => {
+                c.fail(format!("rounds its input but weight {} is float", w.name))
+            }
             (Some(act), WeightFormat::Grid(_)) => act.fault().map_or(Ok(()), |fault| c.fail(fault)),
             (None, _) => Ok(()),
         }

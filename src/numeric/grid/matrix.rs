@@ -51,12 +51,14 @@ impl GridMatrix {
         if self.multipliers.is_empty() {
             return out;
         }
-        out.par_chunks_mut(self.cols).zip(self.multipliers.par_chunks(blocks)).for_each(|(row, multipliers)| {
-            for (range, m) in self.grid.ranges(self.cols).zip(multipliers) {
-                // Within int8: codes are at most 7 and multipliers at most 15.
-                row[range].iter_mut().for_each(|code| *code *= *m as i8);
-            }
-        });
+        out.par_chunks_mut(self.cols).zip(self.multipliers.par_chunks(blocks)).for_each(
+            |(row, multipliers)| {
+                for (range, m) in self.grid.ranges(self.cols).zip(multipliers) {
+                    // Within int8: codes are at most 7 and multipliers at most 15.
+                    row[range].iter_mut().for_each(|code| *code *= *m as i8);
+                }
+            },
+        );
         out
     }
 
@@ -65,9 +67,11 @@ impl GridMatrix {
         let int8 = self.int8();
         let mut out = vec![0.0; int8.len()];
         let cols = self.cols.max(1);
-        out.par_chunks_mut(cols).zip(int8.par_chunks(cols)).zip(&self.scales).for_each(|((out, codes), scale)| {
-            out.iter_mut().zip(codes).for_each(|(x, code)| *x = f32::from(*code) * scale);
-        });
+        out.par_chunks_mut(cols).zip(int8.par_chunks(cols)).zip(&self.scales).for_each(
+            |((out, codes), scale)| {
+                out.iter_mut().zip(codes).for_each(|(x, code)| *x = f32::from(*code) * scale);
+            },
+        );
         out
     }
 

@@ -7,7 +7,8 @@ use super::{Grid, LARGEST_MULTIPLIER, Scales, nearest_code, normal_or_one};
 
 /// Shares of the largest weight that the search puts on the largest code: finer where most rows have their best.
 const SHARES: [f32; 20] = [
-    1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4, 0.35,
+    1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5, 0.45,
+    0.4, 0.35,
 ];
 /// Row scales tried around the one that gives the block with the largest scale the largest multiplier.
 const ROW_SCALES: [f32; 7] = [1.0, 0.98, 0.96, 0.93, 1.02, 1.04, 1.07];
@@ -24,7 +25,8 @@ const STRETCH: usize = 512;
 /// tried. Rows and blocks of zeros have scale or multiplier 1.
 pub fn scales(w: &[f32], cols: usize, grid: Grid, weights: Option<&[f32]>, search: bool) -> Scales {
     let weights = relative(weights, cols);
-    let seeker = Seeker { grid, weights: &weights, shares: if search { &SHARES } else { &SHARES[..1] }, search };
+    let seeker =
+        Seeker { grid, weights: &weights, shares: if search { &SHARES } else { &SHARES[..1] }, search };
     let arch = Arch::new();
     let rows = w.par_chunks(cols.max(1));
     let found: Vec<(Vec<u8>, f32)> = rows.map(|row| arch.dispatch(|| seeker.row(row))).collect();
@@ -57,8 +59,11 @@ impl Seeker<'_> {
         if self.grid.block.is_none() {
             return (vec![], normal_or_one(self.best(w, self.weights)));
         }
-        let wanted: Vec<f32> =
-            self.grid.ranges(w.len()).map(|range| self.best(&w[range.clone()], &self.weights[range])).collect();
+        let wanted: Vec<f32> = self
+            .grid
+            .ranges(w.len())
+            .map(|range| self.best(&w[range.clone()], &self.weights[range]))
+            .collect();
         let top = wanted.iter().fold(0.0f32, |m, s| m.max(*s)) / f32::from(LARGEST_MULTIPLIER);
         let mut best = (vec![1; wanted.len()], normal_or_one(top));
         if !top.is_normal() {

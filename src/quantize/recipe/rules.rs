@@ -121,7 +121,9 @@ pub struct Budget {
 impl Budget {
     pub(super) fn fault(&self) -> Option<String> {
         if self.grids.len() < 2 || self.grids.iter().any(|w| w.grid().is_none()) {
-            return Some("budget.grids needs at least two grids, from cheap to expensive, and no float".into());
+            return Some(
+                "budget.grids needs at least two grids, from cheap to expensive, and no float".into(),
+            );
         }
         match (self.error, self.bits) {
             (Some(e), None) if e > 0.0 && e.is_finite() => None,

@@ -141,6 +141,12 @@ impl ActivationStore {
         Ok(Tensor::new(entry.shape.clone(), values)?)
     }
 
+    /// Rows of a stored tensor; 0 for a handle of another store.
+    pub fn rows(&self, handle: &Handle) -> usize {
+        let shape = self.entries.get(&handle.0).map(|e| e.shape.as_slice());
+        shape.and_then(<[usize]>::split_last).map_or(0, |(_, leading)| leading.iter().product())
+    }
+
     /// Forgets a tensor: its memory, or its part of the file, is free for the next. A handle of another store is ignored.
     pub fn remove(&mut self, handle: Handle) {
         match (self.entries.remove(&handle.0).map(|e| e.place), &mut self.file) {
