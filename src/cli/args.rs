@@ -118,6 +118,10 @@ pub struct ExportArgs {
     #[arg(long, help_heading = "Look first")]
     pub dry_run: bool,
 
+    /// Print what was weighed for one linear, such as decoder.layers.0.mlp.down, and stop.
+    #[arg(long, value_name = "LINEAR", conflicts_with_all = ["dry_run", "dump_ir"], help_heading = "Look first")]
+    pub explain: Option<String>,
+
     /// Print the graphs of the float model (one line per node) and stop.
     #[arg(long, conflicts_with = "dry_run", help_heading = "Look first")]
     pub dump_ir: bool,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::SCHEMA_VERSION;
 use super::args::ExportArgs;
 use super::error::CliError;
+use super::explain;
 use super::format::{bytes, count, percent, plural, property};
 use super::plan::PlanSeen;
 use super::printer::Printer;
@@ -29,6 +30,10 @@ pub fn run(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
     if args.dry_run {
         let plan = pipeline::plan(&request)?;
         return printer.result(&PlanSeen::new(&request, plan), PlanSeen::lines);
+    }
+    if let Some(role) = &args.explain {
+        let explanation = pipeline::explain(&request, role, printer)?;
+        return printer.result(&explanation, explain::lines);
     }
     let report = pipeline::export(&request, printer)?;
     printer.finish_warnings();
@@ -74,7 +79,7 @@ struct IrObject {
 fn report_lines(r: &ExportReport) -> Vec<String> {
     let linears = match r.linears_quantized {
         0 => format!("{}, all float", count(r.linears as u64)),
-        n => format!("{} of {} in int8", count(n as u64), count(r.linears as u64)),
+        n => format!("{} of {} quantized", count(n as u64), count(r.linears as u64)),
     };
     let relative = match percent(r.artifact_bytes, r.source_bytes) {
         p if p.is_empty() => p,
@@ -123,6 +128,7 @@ mod tests {
             source_bytes: 4_417_971_200,
             artifact_bytes: 2_600_000_000,
             warnings: vec![],
+            decisions: vec![],
         }
     }
 
@@ -147,7 +153,7 @@ mod tests {
         r.warnings.push("w".into());
         let text = report_lines(&r).join("\n");
         for part in
-            ["320 of 329 in int8", "1 sample", "1 tensor of", "warnings     1", "size         2.60 GB\n"]
+            ["320 of 329 quantized", "1 sample", "1 tensor of", "warnings     1", "size         2.60 GB\n"]
         {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -4,6 +4,7 @@
 
 mod args;
 mod error;
+mod explain;
 mod export;
 mod failure;
 mod format;

@@ -51,6 +51,14 @@ pub enum PipelineError {
     /// Running the float model on calibration data failed.
     #[error("calibration")]
     Exec(#[from] ExecError),
+    /// A linear was asked for that the model does not have.
+    #[error("the model has no linear {role:?}; the nearest name is {nearest:?} (--dry-run --json lists all)")]
+    NoLinear {
+        /// As given.
+        role: String,
+        /// A linear of the model.
+        nearest: String,
+    },
     /// Writing the graphs failed.
     #[error(transparent)]
     Onnx(#[from] OnnxError),

@@ -10,7 +10,7 @@ use super::manifest::{
 };
 use super::output::Output;
 use super::prepare::{Prepared, prepare};
-use super::progress::{Progress, Stage, Warning};
+use super::progress::{Counted, Progress, Stage, Warning};
 use super::report::{ExportReport, REPORT_VERSION};
 use super::request::ExportRequest;
 use crate::checkpoint::Checkpoint;
@@ -28,9 +28,9 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 /// A checkpoint read and understood, and what the recipe means for it. Nothing has been computed.
 #[derive(Debug)]
 pub struct Plan {
-    checkpoint: Checkpoint,
-    resolved: Resolved,
-    transformed: Transformed,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) resolved: Resolved,
+    pub(super) transformed: Transformed,
     /// Precision of every linear.
     pub linears: quantize::Plan,
 }
@@ -264,6 +264,7 @@ impl Run<'_> {
             source_bytes: manifest.source.files.iter().map(|f| f.bytes).sum(),
             artifact_bytes,
             warnings: std::mem::take(&mut self.warnings),
+            decisions: decided.decisions,
             family: plan.resolved.description.family,
             recipe: self.request.recipe.name.clone(),
         })
@@ -308,35 +309,6 @@ impl Run<'_> {
             linears: linears(quantized),
             files: vec![],
         })
-    }
-}
-
-/// A stage whose number of steps is known with the first of them.
-struct Counted<'a> {
-    progress: &'a mut dyn Progress,
-    stage: Stage,
-    begun: bool,
-}
-
-impl<'a> Counted<'a> {
-    fn new(progress: &'a mut dyn Progress, stage: Stage) -> Self {
-        Self { progress, stage, begun: false }
-    }
-
-    fn step(&mut self) -> impl FnMut(usize, usize, &str) {
-        |done, all, what| {
-            if !self.begun {
-                self.begun = true;
-                self.progress.begin(self.stage, all as u64);
-            }
-            self.progress.at(done as u64, what);
-        }
-    }
-
-    fn end(self) {
-        if self.begun {
-            self.progress.end();
-        }
     }
 }
 

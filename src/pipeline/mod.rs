@@ -4,6 +4,7 @@
 
 mod card;
 mod error;
+mod explain;
 mod export;
 mod manifest;
 mod output;
@@ -14,6 +15,7 @@ mod report;
 mod request;
 
 pub use error::PipelineError;
+pub use explain::{Explanation, explain};
 pub use export::{Plan, export, plan};
 pub use manifest::{MANIFEST_FILE, Manifest};
 pub use prepare::{calibration_samples, preparer};

@@ -94,3 +94,32 @@ impl Progress for Silent {
     fn end(&mut self) {}
     fn warn(&mut self, _: &Warning) {}
 }
+
+/// A stage whose number of steps is known with the first of them.
+pub(super) struct Counted<'a> {
+    progress: &'a mut dyn Progress,
+    stage: Stage,
+    begun: bool,
+}
+
+impl<'a> Counted<'a> {
+    pub(super) fn new(progress: &'a mut dyn Progress, stage: Stage) -> Self {
+        Self { progress, stage, begun: false }
+    }
+
+    pub(super) fn step(&mut self) -> impl FnMut(usize, usize, &str) {
+        |done, all, what| {
+            if !self.begun {
+                self.begun = true;
+                self.progress.begin(self.stage, all as u64);
+            }
+            self.progress.at(done as u64, what);
+        }
+    }
+
+    pub(super) fn end(self) {
+        if self.begun {
+            self.progress.end();
+        }
+    }
+}

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::quantize::LinearDecision;
+
 /// Version of the report format.
 pub const REPORT_VERSION: u32 = 1;
 
@@ -37,4 +39,6 @@ pub struct ExportReport {
     pub artifact_bytes: u64,
     /// Warnings given on the way.
     pub warnings: Vec<String>,
+    /// What was weighed for linears that had a choice of remedy or grid.
+    pub decisions: Vec<LinearDecision>,
 }

@@ -169,9 +169,7 @@ impl Chooser<'_> {
         for linear in plan.linears.iter().filter(|l| l.precision.is_quantized()) {
             let is_down = !self.recipe.down_projections.is_none() && downs.contains(&linear.role);
             let grids = self.grids(linear);
-            if is_down || grids.len() > 1 {
-                choices.push(self.choice(linear, is_down, &grids)?);
-            }
+            choices.push(self.choice(linear, is_down, &grids)?);
         }
         Ok(choices)
     }
@@ -275,12 +273,11 @@ fn choose(weighed: &[Weighed], error: Option<f64>, grids: &[Weights]) -> (usize,
 /// Spends bits where they take away the most error: every linear begins on its first grid; then, as long as the average stays within `bits`, the linear that
 /// loses the most squared error per added bit gets its next grid.
 fn spend(choices: &mut [Choice], bits: f64) {
-    let total: f64 = choices.iter().map(|c| c.size as f64).sum();
-    let spent = |c: &Choice| c.size as f64 * c.weighed[c.chosen].candidate.bits;
-    for choice in choices.iter_mut() {
+    let mut left = 0.0;
+    for choice in choices.iter_mut().filter(|c| next_grid(c).is_some()) {
         choice.reason = Reason::Bits;
+        left += choice.size as f64 * (bits - choice.weighed[choice.chosen].candidate.bits);
     }
-    let mut left = bits * total - choices.iter().map(spent).sum::<f64>();
     loop {
         let gain = |c: &Choice| {
             let next = next_grid(c)?;

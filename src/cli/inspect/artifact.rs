@@ -1,5 +1,6 @@
 //! An exported folder: its manifest, whether the files are still those that were written, and its graphs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use crate::cli::format::{bytes, count, plural, property, rotations, table};
 use crate::graph::Component;
 use crate::pipeline::Manifest;
 use crate::quantize::WeightOutcome;
+use crate::quantize::recipe::Activations;
 
 /// An artifact as seen.
 #[derive(Debug, Serialize)]
@@ -28,11 +30,14 @@ pub struct ArtifactSeen {
     manifest: Manifest,
 }
 
-/// Linears of one component that run in integer arithmetic.
+/// Quantized linears of one component.
 #[derive(Debug, Serialize)]
 struct ComponentSeen {
     name: &'static str,
-    int8_linears: usize,
+    /// Their number by grid of the weights.
+    linears: BTreeMap<String, usize>,
+    /// Those whose inputs are int8, too.
+    integer_linears: usize,
     /// Those with a scale per modality.
     two_scales: usize,
 }
@@ -92,11 +97,15 @@ fn components(manifest: &Manifest) -> Vec<ComponentSeen> {
         let own = || manifest.linears.iter().filter(move |l| Component::of_role(&l.role) == Some(component));
         ComponentSeen {
             name: component.name(),
-            int8_linears: own().count(),
+            linears: own().fold(BTreeMap::new(), |mut grids, l| {
+                *grids.entry(l.weights.to_string()).or_default() += 1;
+                grids
+            }),
+            integer_linears: own().filter(|l| l.activations != Activations::Float).count(),
             two_scales: own().filter(|l| l.visual_scale != l.text_scale).count(),
         }
     });
-    seen.filter(|c| c.int8_linears > 0).collect()
+    seen.filter(|c| !c.linears.is_empty()).collect()
 }
 
 impl ArtifactSeen {
@@ -125,11 +134,10 @@ impl ArtifactSeen {
 
     fn component_lines(&self) -> Vec<String> {
         let line = |c: &ComponentSeen| {
-            let int8 = plural(c.int8_linears, "linear");
-            property(
-                c.name,
-                format!("{int8} in int8, {} with a scale per modality", count(c.two_scales as u64)),
-            )
+            let grids: Vec<String> = c.linears.iter().map(|(grid, n)| format!("{n} {grid}")).collect();
+            let (integer, two) = (count(c.integer_linears as u64), count(c.two_scales as u64));
+            let text = format!("{} linears, {integer} with int8 inputs, {two} with a scale per modality", grids.join(", "));
+            property(c.name, text)
         };
         self.components.iter().map(line).collect()
     }
