@@ -57,7 +57,11 @@ fn stage<T: Real, R>(name: &str, operations: f64, peak: &mut Peak<T>, run: impl 
     let (seconds, result) = timed(run);
     let of_faer = (before + peak.measure()) / 2.0;
     let speed = operations / seconds;
-    println!("{name:<34} {seconds:>8.3} s {:>8.1} GFLOP/s {:>5.0} % of faer", speed / 1e9, 100.0 * speed / of_faer);
+    println!(
+        "{name:<34} {seconds:>8.3} s {:>8.1} GFLOP/s {:>5.0} % of faer",
+        speed / 1e9,
+        100.0 * speed / of_faer
+    );
     result
 }
 
@@ -74,7 +78,14 @@ fn inputs(rows: usize, n: usize, random: &mut Random) -> Vec<f32> {
     let (mut x, left, right) = (numbers(rows * n), numbers(rows * DIRECTIONS), numbers(n * DIRECTIONS));
     let left = MatRef::from_row_major_slice(&left, rows, DIRECTIONS);
     let right = MatRef::from_row_major_slice(&right, n, DIRECTIONS);
-    matmul(MatMut::from_row_major_slice_mut(&mut x, rows, n), Accum::Add, left, right.transpose(), 0.5, Par::rayon(0));
+    matmul(
+        MatMut::from_row_major_slice_mut(&mut x, rows, n),
+        Accum::Add,
+        left,
+        right.transpose(),
+        0.5,
+        Par::rayon(0),
+    );
     x
 }
 
@@ -100,7 +111,9 @@ fn main() {
         Ok(factor) => factor,
         Err(error) => return println!("{error}"),
     };
-    for grid in [Grid { bits: 8, block: None }, Grid { bits: 4, block: None }, Grid { bits: 4, block: Some(128) }] {
+    for grid in
+        [Grid { bits: 8, block: None }, Grid { bits: 4, block: None }, Grid { bits: 4, block: Some(128) }]
+    {
         println!("{grid:?}");
         let found = plain("  search of scales", || scales(&w, n, grid, Some(factor.pivots()), true));
         plain("  nearest rounding", || black_box(nearest(&w, n, grid, &found)));

@@ -52,7 +52,8 @@ fn chunk_errors(e: &[f32], rows: usize, factor: &Factor) -> Vec<f64> {
         let out = MatMut::from_row_major_slice_mut(product, range.len(), rows);
         let before = MatRef::from_row_major_slice(&e[..range.end * rows], range.end, rows);
         matmul(out, Accum::Replace, block, before, 1.0, Par::Seq);
-        let columns = product.chunks(LEAF * rows).zip(e[range.start * rows..range.end * rows].chunks(LEAF * rows));
+        let columns =
+            product.chunks(LEAF * rows).zip(e[range.start * rows..range.end * rows].chunks(LEAF * rows));
         columns.for_each(|(d, e)| errors.add(d, e));
     }
     errors.raw(factor.lambda())
@@ -236,3 +237,6 @@ impl Line<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
