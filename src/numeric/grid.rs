@@ -159,7 +159,7 @@ mod tests {
         assert_eq!([2, 3, 4, 8].map(|bits| grid(bits, None).largest_code()), [1, 3, 7, 127]);
         assert_eq!(grid(4, Some(128)).blocks(300), 3);
         assert_eq!(grid(4, Some(128)).ranges(300).collect::<Vec<_>>(), [0..128, 128..256, 256..300]);
-        assert_eq!(grid(4, None).ranges(300).collect::<Vec<_>>(), [0..300]);
+        assert!(grid(4, None).ranges(300).eq(std::iter::once(0..300)));
         assert_eq!(grid(8, None).bits_per_weight(64), 8.5);
         assert_eq!(grid(4, Some(32)).bits_per_weight(256), 4.0 + 4.0 / 32.0 + 32.0 / 256.0);
     }

@@ -47,7 +47,7 @@ impl Hessian {
 
     /// Adds rows of inputs, row-major with `n` columns, each with this weight (not negative).
     pub fn add(&mut self, rows: &[f32], weight: f32) {
-        debug_assert!(rows.len() % self.n.max(1) == 0 && weight >= 0.0);
+        debug_assert!(rows.len().is_multiple_of(self.n.max(1)) && weight >= 0.0);
         let n = self.n;
         let count = rows.len() / n.max(1);
         if count == 0 {
@@ -88,7 +88,7 @@ impl Hessian {
     /// `tr(E H E^T)`: the mean squared output error that an error `e` of the weights makes (row-major, `n` columns), summed over outputs. With
     /// the weights themselves in place of errors it is the energy that errors are measured against.
     pub fn weighted_error(&self, e: &[f32]) -> f64 {
-        debug_assert!(e.len() % self.n.max(1) == 0);
+        debug_assert!(e.len().is_multiple_of(self.n.max(1)));
         let sums: Vec<f64> = e.par_chunks((ROWS * self.n).max(1)).map(|e| self.quadratic(e)).collect();
         sums.iter().sum::<f64>() * self.normaliser()
     }
