@@ -72,3 +72,23 @@ fn write_lower(mut block: MatMut<'_, f64>, factor: &Mat<f64>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_that_is_not_positive_definite_is_named() {
+        for (n, bad) in [(3, 1), (300, 299), (600, 256)] {
+            for value in [-1.0, 0.0, f64::NAN] {
+                let mut a = Triangle::zeros(n);
+                for (range, block) in a.blocks_mut() {
+                    for i in range.clone() {
+                        block[(i - range.start) * range.end + i] = if i == bad { value } else { 4.0 };
+                    }
+                }
+                assert_eq!(cholesky(&mut a), Err(bad), "{n}: {value}");
+            }
+        }
+    }
+}

@@ -153,7 +153,53 @@ mod tests {
         assert_eq!(scales, [1.0, 1.0]);
     }
 
+    #[test]
+    fn sizes_of_codes_and_storage() {
+        let grid = |bits, block| Grid { bits, block };
+        assert_eq!([2, 3, 4, 8].map(|bits| grid(bits, None).largest_code()), [1, 3, 7, 127]);
+        assert_eq!(grid(4, Some(128)).blocks(300), 3);
+        assert_eq!(grid(4, Some(128)).ranges(300).collect::<Vec<_>>(), [0..128, 128..256, 256..300]);
+        assert!(grid(4, None).ranges(300).eq(std::iter::once(0..300)));
+        assert_eq!(grid(8, None).bits_per_weight(64), 8.5);
+        assert_eq!(grid(4, Some(32)).bits_per_weight(256), 4.0 + 4.0 / 32.0 + 32.0 / 256.0);
+    }
+
+    #[test]
+    fn grids_that_do_not_exist_are_refused() {
+        let valid = |bits, block| Grid { bits, block }.valid();
+        assert!(
+            [(8, None), (4, None), (2, Some(32)), (3, Some(1))].iter().all(|(b, n)| valid(*b, *n).is_ok())
+        );
+        assert_eq!(valid(5, None), Err(GridError::Bits(5)));
+        assert_eq!(valid(4, Some(0)), Err(GridError::EmptyBlock));
+        assert_eq!(valid(8, Some(128)), Err(GridError::WideBlock(128)));
+    }
+
+    #[test]
+    fn rounding_by_addition_is_rounding_to_nearest_even() {
+        for i in -300_000..300_000 {
+            let x = i as f32 / 1024.0;
+            for largest in [1.0, 3.0, 7.0, 127.0] {
+                assert_eq!(nearest_code(x, largest), x.round_ties_even().clamp(-largest, largest), "{x}");
+            }
+        }
+    }
+
     proptest! {
+        /// Also where scales are subnormal or the largest weight is the largest number.
+        #[test]
+        fn eight_bits_per_row_are_int8_per_row(
+            row in prop::collection::vec(-1e3f32..1e3, 2..80),
+            size in prop::sample::select(vec![0.0f32, 1e-42, 1e-36, 1.0, 3e35]),
+        ) {
+            let (grid, cols) = (Grid { bits: 8, block: None }, row.len() / 2);
+            let w: Vec<f32> = row[..2 * cols].iter().map(|x| x * size).collect();
+            let found = scales(&w, cols, grid, None, false);
+            let (codes, want) = int8_per_row(&w, cols);
+            prop_assert_eq!(&found.scales, &want);
+            prop_assert_eq!(nearest(&w, cols, grid, &found), codes);
+        }
+
         #[test]
         fn error_is_at_most_half_a_step(row in prop::collection::vec(-1e3f32..1e3, 1..40)) {
             let (codes, scales) = int8_per_row(&row, row.len());

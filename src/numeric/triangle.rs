@@ -3,10 +3,14 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Real;
 
 /// Rows of a block row, and the side of the tiles that are computed together.
 pub(super) const BLOCK: usize = 256;
+/// Rows that are mirrored together.
+const STRIP: usize = 16;
 
 /// The lower triangle of an `[n, n]` matrix. Block row `b` holds the rows `256 b .. end` (256 of them, the last block maybe fewer) as a
 /// row-major matrix with `end` columns; what lies above the diagonal in its last tile stays zero.
@@ -78,6 +82,24 @@ impl<T: Real> Triangle<T> {
     }
 }
 
+impl Triangle<f32> {
+    /// The full symmetric matrix, `[n, n]` row-major.
+    pub fn mirrored(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.n * self.n];
+        out.par_chunks_mut((STRIP * self.n).max(1)).enumerate().for_each(|(s, out)| {
+            let rows = s * STRIP..self.n.min((s + 1) * STRIP);
+            for (out, i) in out.chunks_mut(self.n).zip(rows.clone()) {
+                out[..=i].copy_from_slice(self.row(i));
+            }
+            for j in rows.start + 1..self.n {
+                let column = &self.row(j)[rows.start..j.min(rows.end)];
+                column.iter().enumerate().for_each(|(r, x)| out[r * self.n + j] = *x);
+            }
+        });
+        out
+    }
+}
+
 /// Where block row `b` starts: block `i` before it has `256 * 256 (i + 1)` values.
 fn offset(b: usize) -> usize {
     BLOCK * BLOCK * b * (b + 1) / 2
@@ -98,6 +120,7 @@ mod tests {
                     }
                 }
             }
+            let full = triangle.mirrored();
             for i in 0..n {
                 assert_eq!(triangle.row(i).len(), i + 1);
                 assert!(
@@ -105,6 +128,7 @@ mod tests {
                     "{n}: row {i}"
                 );
                 assert_eq!(triangle.symmetric(i / 2, i), triangle.row(i)[i / 2]);
+                assert!((0..n).all(|j| full[i * n + j] == triangle.symmetric(i, j)), "{n}: row {i}");
                 assert_eq!(triangle.symmetric(i, i / 2), triangle.row(i)[i / 2]);
             }
             let len: usize = (0..triangle.blocks()).map(|b| triangle.block(b).len()).sum();

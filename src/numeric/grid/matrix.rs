@@ -93,3 +93,35 @@ impl GridMatrix {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_code_times_multiplier_times_scale() {
+        let grid = Grid { bits: 4, block: Some(2) };
+        let scales = Scales { multipliers: vec![15, 2, 1, 3], scales: vec![0.5, 2.0] };
+        assert_eq!((scales.step(1, 0), scales.step(3, 1)), (1.0, 6.0));
+        let matrix = GridMatrix::new(grid, 3, vec![7, -7, 3, 1, 0, -2], scales);
+        assert_eq!(matrix.rows, 2);
+        assert_eq!(matrix.int8(), [105, -105, 6, 1, 0, -6]);
+        assert_eq!(matrix.dequantize(), [52.5, -52.5, 3.0, 2.0, 0.0, -12.0]);
+        assert_eq!(matrix.errors(&[53.0, -52.5, 3.0, 2.0, 1.0, -12.0]), [0.5, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        let plain = Scales { multipliers: vec![], scales: vec![0.5] };
+        let matrix = GridMatrix::new(Grid { bits: 8, block: None }, 2, vec![-127, 4], plain);
+        assert_eq!((matrix.int8(), matrix.dequantize()), (vec![-127, 4], vec![-63.5, 2.0]));
+    }
+
+    #[test]
+    fn copied_rows_bring_their_scales() {
+        let grid = Grid { bits: 2, block: Some(1) };
+        let matrix = |x: i8, m: u8| {
+            let scales = Scales { multipliers: vec![m; 4], scales: vec![f32::from(m); 2] };
+            GridMatrix::new(grid, 2, vec![x; 4], scales)
+        };
+        let (mut a, b) = (matrix(0, 1), matrix(1, 2));
+        a.copy_row(&b, 1);
+        assert_eq!((a.codes, a.multipliers, a.scales), (vec![0, 0, 1, 1], vec![1, 1, 2, 2], vec![1.0, 2.0]));
+    }
+}

@@ -145,3 +145,119 @@ fn term(w: f32, v: f32, inverse: f32, step: f32, largest: f32) -> f32 {
     let e = w - nearest_code(w * inverse, largest) * step;
     v * e * e
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{GridMatrix, nearest};
+    use super::*;
+    use crate::numeric::random::Random;
+
+    fn normals(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed);
+        (0..count).map(|_| random.normal() as f32).collect()
+    }
+
+    /// Weighted error of nearest rounding, in f64.
+    fn error(w: &[f32], cols: usize, grid: Grid, weights: &[f32], search: bool) -> f64 {
+        let found = scales(w, cols, grid, Some(weights), search);
+        let codes = nearest(w, cols, grid, &found);
+        let e = GridMatrix::new(grid, cols, codes, found).errors(w);
+        e.iter().enumerate().map(|(i, e)| f64::from(*e).powi(2) * f64::from(weights[i % cols])).sum()
+    }
+
+    #[test]
+    fn the_largest_weight_lies_on_the_largest_code() {
+        let w = [0.5, -7.0, 3.0, 1.4, 0.0, 0.7];
+        let plain = scales(&w, 3, Grid { bits: 4, block: None }, None, false);
+        assert_eq!((plain.scales, plain.multipliers), (vec![1.0, 0.2], vec![]));
+        // The first block of the row wants 1.0, the last, a short one, 0.2: three times the scale 1 / 15.
+        let grid = Grid { bits: 4, block: Some(3) };
+        let blocks = scales(&[0.5, -7.0, 3.0, 1.4], 4, grid, None, false);
+        assert_eq!((blocks.scales, blocks.multipliers), (vec![1.0 / 15.0], vec![15, 3]));
+    }
+
+    #[test]
+    fn zeros_have_scale_and_multiplier_one() {
+        let grid = Grid { bits: 4, block: Some(2) };
+        for search in [false, true] {
+            let found = scales(&[0.0, 0.0, 3.0, 1.0, 0.0, 0.0, 0.0, 0.0], 4, grid, None, search);
+            assert_eq!((found.multipliers[0], found.multipliers[2], found.multipliers[3]), (1, 1, 1));
+            assert_eq!(found.scales[1], 1.0);
+            assert_eq!(scales(&[0.0; 4], 4, Grid { bits: 2, block: None }, None, search).scales, [1.0]);
+        }
+    }
+
+    #[test]
+    fn the_search_clips_where_it_pays_and_weights_decide() {
+        let cols = 512;
+        let w = normals(8 * cols, 1);
+        let even = vec![1.0; cols];
+        let ratio = |bits, block| {
+            let grid = Grid { bits, block };
+            error(&w, cols, grid, &even, true) / error(&w, cols, grid, &even, false)
+        };
+        // Normal weights, 512 or 128 in a row: measured 0.29, 0.48, 0.69 and 0.89.
+        assert!(
+            ratio(2, None) < 0.35
+                && ratio(3, None) < 0.55
+                && ratio(4, None) < 0.8
+                && ratio(4, Some(128)) < 0.95
+        );
+        // One weight that is large and does not count is clipped; one that counts is not.
+        let mut row = normals(cols, 2);
+        row[5] = 12.0;
+        let scale = |weight: f32| {
+            let mut weights = even.clone();
+            weights[5] = weight;
+            scales(&row, cols, Grid { bits: 4, block: None }, Some(&weights), true).scales[0] * 7.0
+        };
+        assert!(scale(0.0) < 5.0 && scale(1e4) > 11.5, "{} {}", scale(0.0), scale(1e4));
+    }
+
+    #[test]
+    fn two_levels_cost_little_more_than_float_scales() {
+        let cols = 1024;
+        let w = normals(16 * cols, 3);
+        let even = vec![1.0; cols];
+        let tall = w.chunks(128).flat_map(|block| {
+            let found = scales(block, 128, Grid { bits: 4, block: None }, None, true);
+            let codes = nearest(block, 128, Grid { bits: 4, block: None }, &found);
+            GridMatrix::new(Grid { bits: 4, block: None }, 128, codes, found).errors(block)
+        });
+        let float: f64 = tall.map(|e| f64::from(e).powi(2)).sum();
+        let found = error(&w, cols, Grid { bits: 4, block: Some(128) }, &even, true);
+        // Measured 1.010.
+        assert!(found < 1.02 * float, "{}", found / float);
+    }
+
+    proptest! {
+        #[test]
+        fn scales_are_normal_and_products_fit_int8(
+            w in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL | prop::num::f32::ZERO, 1..70),
+            bits in prop::sample::select(vec![2u8, 3, 4]),
+            block in prop::option::of(1usize..40),
+            search in any::<bool>(),
+        ) {
+            let grid = Grid { bits, block };
+            let found = scales(&w, w.len(), grid, None, search);
+            prop_assert!(found.scales.iter().all(|s| s.is_normal() && *s > 0.0));
+            prop_assert!(found.multipliers.iter().all(|m| (1..=LARGEST_MULTIPLIER).contains(m)));
+            let codes = nearest(&w, w.len(), grid, &found);
+            prop_assert!(codes.iter().all(|c| c.abs() <= grid.largest_code()));
+            let matrix = GridMatrix::new(grid, w.len(), codes, found);
+            prop_assert!(matrix.int8().iter().all(|c| i32::from(*c).abs() <= 105));
+        }
+
+        #[test]
+        fn a_search_never_costs(seed in 0u64..1000, cols in 1usize..200, bits in prop::sample::select(vec![2u8, 3, 4, 8])) {
+            let w = normals(cols, seed);
+            let weights: Vec<f32> = normals(cols, seed + 1).iter().map(|x| x * x).collect();
+            let grid = Grid { bits, block: None };
+            let (plain, searched) = (error(&w, cols, grid, &weights, false), error(&w, cols, grid, &weights, true));
+            // The search sums in f32.
+            prop_assert!(searched <= plain * (1.0 + 1e-5), "{searched} {plain}");
+        }
+    }
+}
