@@ -1,5 +1,6 @@
 //! Passes: a valid model in, a valid model out, each with a stated invariant. Statistics come in as data; nothing here runs a graph.
 
+mod aifs;
 mod fold;
 mod merge;
 mod msq;
@@ -9,6 +10,7 @@ mod smooth;
 
 use std::collections::BTreeMap;
 
+pub use aifs::order_by_modality;
 pub use fold::fold_norms;
 pub use merge::merge_linears;
 pub use msq::carry_modality;

@@ -14,11 +14,12 @@ use super::progress::{Progress, Stage, Warning};
 use super::report::{ExportReport, REPORT_VERSION};
 use super::request::ExportRequest;
 use crate::checkpoint::Checkpoint;
-use crate::export::onnx::{self, genai::GenaiInput};
+use crate::export::onnx::{self, MsqForm, genai::GenaiInput};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
+use crate::passes::order_by_modality;
 use crate::passes::rewrite::RewrittenWeights;
-use crate::quantize::{self, Quantized, QuantizedWeights, Ranges, RotationNote, Transformed};
+use crate::quantize::{self, QuantizeError, Quantized, QuantizedWeights, Ranges, RotationNote, Transformed};
 
 /// Hugging Face's description of a tokenizer.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -105,8 +106,11 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
     if let Some(prepared) = &prepared {
         run.prove(&plan, (&stored, &weights), prepared)?;
     }
-    let quantized =
+    let mut quantized =
         quantize::apply(&plan.transformed.model, &plan.linears, &ranges, request.recipe.msq_merge_ratio)?;
+    if request.onnx.msq == MsqForm::Split && carries_modality(&quantized) {
+        quantized.model = order_by_modality(quantized.model).map_err(QuantizeError::from)?;
+    }
     run.missing_rows(&quantized);
     run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.model, &weights), output.path())?;
     run.finish(plan, quantized, prepared, output)
@@ -292,6 +296,7 @@ impl Run<'_> {
             onnx: OnnxForm {
                 ops: self.request.onnx.ops.name().into(),
                 modality_channel: carries_modality(quantized),
+                msq_form: carries_modality(quantized).then(|| self.request.onnx.msq.name().into()),
             },
             graphs: onnx::signatures(&quantized.model, &self.request.onnx),
             placeholder: Placeholder {
