@@ -106,6 +106,10 @@ pub struct ExportArgs {
     #[arg(long, value_enum, value_name = "SET", default_value = "ort", help_heading = "Output")]
     pub ops: Ops,
 
+    /// Linears with two activation scales: one product, rows scaled by their modality, or two products over rows ordered by modality.
+    #[arg(long, value_enum, value_name = "FORM", default_value = "row-scale", help_heading = "Output")]
+    pub msq_form: MsqForm,
+
     /// Describe the model by your own family file instead of the built-in ones.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub family_file: Option<PathBuf>,
@@ -201,6 +205,15 @@ pub enum Ops {
     Ort,
     /// Only operators of the ONNX standard.
     Standard,
+}
+
+/// Forms of linears with one activation scale per modality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MsqForm {
+    /// One product of rows divided by their modality's scale; less memory than split.
+    RowScale,
+    /// One product per modality at its static scale (AIFS), for runtimes without row scales.
+    Split,
 }
 
 /// More threads than any machine has cores would only exhaust it.

@@ -23,6 +23,7 @@ pub struct PlanSeen {
     parameters: u64,
     recipe: String,
     ops: &'static str,
+    msq_form: &'static str,
     /// Data set file; absent when the recipe needs none.
     calibration: Option<PathBuf>,
     calibration_samples: Option<usize>,
@@ -47,6 +48,7 @@ impl PlanSeen {
             parameters: plan.parameters(),
             recipe: request.recipe.name.clone(),
             ops: request.onnx.ops.name(),
+            msq_form: request.onnx.msq.name(),
             calibration: used.map(|c| c.path.clone()),
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
@@ -70,7 +72,7 @@ impl PlanSeen {
             property("parameters", count(self.parameters)),
             property("recipe", &self.recipe),
             property("calibration", calibration),
-            property("operators", self.ops),
+            property("operators", format!("{}, two scales by {}", self.ops, self.msq_form)),
             property("output", self.out.display().to_string()),
             property("linears", format!("{quantized} of {all} quantized")),
         ];
@@ -164,6 +166,7 @@ mod tests {
             parameters: 1000,
             recipe: "w8a8".into(),
             ops: "ort",
+            msq_form: "row-scale",
             calibration: Some("c.tsv".into()),
             calibration_samples: Some(1),
             rotations: vec![],

@@ -2,9 +2,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{ExportArgs, Format, Ops, PreprocessArgs};
+use super::args::{self, ExportArgs, Format, Ops, PreprocessArgs};
 use super::error::CliError;
-use crate::export::onnx::{OnnxOptions, OpSet};
+use crate::export::onnx::{MsqForm, OnnxOptions, OpSet};
 use crate::pipeline::{CalibrationData, ExportRequest, PreprocessRequest};
 use crate::quantize::recipe::Recipe;
 
@@ -28,7 +28,7 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
         recipe,
         calibration,
         family_file: args.family_file.clone(),
-        onnx: OnnxOptions { ops: op_set(args.ops) },
+        onnx: OnnxOptions { ops: op_set(args.ops), msq: msq_form(args.msq_form) },
         activation_memory: args.activation_memory,
     })
 }
@@ -50,6 +50,13 @@ fn op_set(ops: Ops) -> OpSet {
     match ops {
         Ops::Ort => OpSet::Ort,
         Ops::Standard => OpSet::Standard,
+    }
+}
+
+fn msq_form(form: args::MsqForm) -> MsqForm {
+    match form {
+        args::MsqForm::RowScale => MsqForm::RowScale,
+        args::MsqForm::Split => MsqForm::Split,
     }
 }
 
@@ -93,17 +100,19 @@ mod tests {
         let r = request("x models/Qwen2-VL-2B/ --format onnx").unwrap();
         assert_eq!(r.out, Path::new("Qwen2-VL-2B-w4a8-onnx"));
         assert_eq!((r.recipe.name.as_str(), r.onnx.ops), ("w4a8", OpSet::Ort));
+        assert_eq!(r.onnx.msq, MsqForm::RowScale);
         assert!(r.calibration.is_none() && !r.force && r.family_file.is_none());
     }
 
     #[test]
     fn flags_arrive_where_they_belong() {
         let line = "x m --format onnx --recipe float --calibration c.tsv --calibration-samples 3 --allow-outside -o o \
-                    --force --ops standard --family-file f.yaml";
+                    --force --ops standard --msq-form split --family-file f.yaml";
         let r = request(line).unwrap();
         let c = r.calibration.unwrap();
         assert_eq!((c.path.as_path(), c.limit, c.allow_outside), (Path::new("c.tsv"), Some(3), true));
         assert_eq!((r.out.as_path(), r.force, r.onnx.ops), (Path::new("o"), true, OpSet::Standard));
+        assert_eq!(r.onnx.msq, MsqForm::Split);
         assert_eq!(r.family_file.as_deref(), Some(Path::new("f.yaml")));
     }
 

@@ -22,6 +22,8 @@ pub enum Sym {
     Past,
     /// `Past + Sequence`.
     Total,
+    /// `Batch * Sequence`: the new tokens of all prompts in one list, visual ones first (AIFS).
+    ByModality,
     /// Vision patches of all images.
     Patches,
     /// Vision rows with the class rows of their segments.
@@ -42,6 +44,7 @@ impl Sym {
             Sym::Sequence => "sequence_length",
             Sym::Past => "past_sequence_length",
             Sym::Total => "total_sequence_length",
+            Sym::ByModality => "num_rows_by_modality",
             Sym::Patches => "num_patches",
             Sym::TowerRows => "num_tower_rows",
             Sym::MergedRows => "num_merged_rows",

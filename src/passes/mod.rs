@@ -1,5 +1,6 @@
 //! Passes: a valid model in, a valid model out, each with a stated invariant. Statistics come in as data; nothing here runs a graph.
 
+mod aifs;
 mod bake;
 mod fold;
 mod merge;
@@ -12,6 +13,7 @@ mod suppress;
 
 use std::collections::BTreeMap;
 
+pub use aifs::order_by_modality;
 pub use bake::bake_mean;
 pub use fold::fold_norms;
 pub use merge::merge_linears;

@@ -19,7 +19,7 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
          | family | {family} |\n\
          | decoder | {layers} layers, width {width}, {heads} heads over {kv} key/value heads, {vocab} tokens |\n\
          | linears in integer arithmetic | {quantized} |\n\
-         | operators | {ops} |\n\
+         | operators | {ops} |\n{form}\
          | calibration samples | {samples} |\n\n",
         title = resolved.description.title,
         recipe = manifest.recipe.name,
@@ -35,6 +35,11 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
         ops = match manifest.onnx.ops.as_str() {
             "standard" => "ONNX opset 21 only",
             _ => "ONNX opset 21 and com.microsoft",
+        },
+        form = match manifest.onnx.msq_form.as_deref() {
+            Some("split") => "| linears with two scales | two products over rows ordered by modality |\n",
+            Some(_) => "| linears with two scales | one product, rows scaled by their modality |\n",
+            None => "",
         },
         samples = manifest.calibration.as_ref().map_or(0, |c| c.samples.len()),
     );

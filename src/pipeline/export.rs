@@ -14,12 +14,13 @@ use super::progress::{Counted, Progress, Stage, Warning};
 use super::report::{ExportReport, REPORT_VERSION};
 use super::request::ExportRequest;
 use crate::checkpoint::Checkpoint;
-use crate::export::onnx::{self, genai::GenaiInput};
+use crate::export::onnx::{self, MsqForm, genai::GenaiInput};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
+use crate::passes::order_by_modality;
 use crate::passes::rewrite::RewrittenWeights;
 use crate::quantize::{
-    self, CalibrationSample, Decided, Quantized, QuantizedWeights, RotationNote, Transformed, Workspace,
+    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Transformed, Workspace,
 };
 
 /// Hugging Face's description of a tokenizer.
@@ -98,7 +99,10 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
     let decided = run.decide(&plan, &stored, samples)?;
     let weights = RewrittenWeights::new(&stored, &decided.rewrites);
     run.prove(&plan, &decided, (&stored, &weights), samples)?;
-    let quantized = run.quantize(&decided, &weights, samples, output.path())?;
+    let mut quantized = run.quantize(&decided, &weights, samples, output.path())?;
+    if request.onnx.msq == MsqForm::Split && carries_modality(&quantized) {
+        quantized.model = order_by_modality(quantized.model).map_err(QuantizeError::from)?;
+    }
     run.missing_rows(&quantized);
     run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.codes, &weights), output.path())?;
     run.finish(plan, decided, quantized, prepared, output)
@@ -294,6 +298,7 @@ impl Run<'_> {
             onnx: OnnxForm {
                 ops: self.request.onnx.ops.name().into(),
                 modality_channel: carries_modality(quantized),
+                msq_form: carries_modality(quantized).then(|| self.request.onnx.msq.name().into()),
             },
             graphs: onnx::signatures(&quantized.model, &self.request.onnx),
             placeholder: Placeholder {

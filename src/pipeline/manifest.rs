@@ -78,6 +78,9 @@ pub struct OnnxForm {
     pub ops: String,
     /// Whether image features and embeddings carry the modality as one more channel: 1 for visual rows, 0 for text.
     pub modality_channel: bool,
+    /// Form of linears with two activation scales, `row-scale` or `split`; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub msq_form: Option<String>,
 }
 
 /// How an image stands in `input_ids`: each decoder row of it (each row of `image_features`) is one placeholder. What stands around and
@@ -273,7 +276,7 @@ mod tests {
                 tool: Tool::this(),
                 family: String::new(),
                 format: "onnx".into(),
-                onnx: OnnxForm { ops: "ort".into(), modality_channel: false },
+                onnx: OnnxForm { ops: "ort".into(), modality_channel: false, msq_form: None },
                 graphs: vec![],
                 placeholder: Placeholder { image_token_id: 0, image_token: String::new() },
                 eos_token_ids: vec![],

@@ -1,7 +1,7 @@
 """Runs exported folders in ONNX Runtime on prompts given as tensors.
 
 usage: onnx_generate.py ARTIFACT PROMPTS.safetensors OUT.safetensors [ARTIFACT PROMPTS OUT ...] --max-new N [--stop ID,ID] [--logits]
-       [--batch-law]
+       [--batch-law] [--pieces]
 
 PROMPTS holds `s{i}.input_ids`, `s{i}.position_ids` ([T], or [3, T] where the graph has three axes) and, with images,
 `s{i}.pixel_values`, `s{i}.image_grid_thw`. OUT gets `s{i}.generated` (greedy, with the key/value cache, ending after a stop id) and,
@@ -9,6 +9,8 @@ with --logits, `s{i}.logits` of the prompt, `s{i}.step_logits` (the rows that ch
 has `s{i}.forced`, these tokens are fed instead of the greedy ones.
 --batch-law also runs the first two prompts as one batch, padded on the left, and writes the last row of logits of each as
 `batch.{i}`.
+--pieces also feeds the first prompt in pieces of one modality each (the last channel of the embeddings), every piece behind the cache of
+those before, and writes all its logits as `pieces` and the length of each piece as `piece_lengths`.
 """
 
 import argparse
@@ -106,6 +108,22 @@ def batch_law(model, prompts):
     return logits[:, -1]
 
 
+def in_pieces(model, prompt):
+    """Logits of a prompt fed in runs of rows of one modality, and the lengths of these."""
+    ids = prompt["input_ids"][None]
+    features = model.features(prompt.get("pixel_values"), prompt.get("image_grid_thw"))
+    embeds, length = model.embed(ids, features), ids.shape[1]
+    positions = model.positions(1, length)
+    positions[..., 0, :] = prompt["position_ids"]
+    cuts = [0, *(1 + np.flatnonzero(np.diff(embeds[0, :, -1]))), length]
+    logits, cache = [], model.empty_cache()
+    for start, end in zip(cuts, cuts[1:]):
+        mask = np.ones((1, end), np.int64)
+        found, cache = model.decode(embeds[:, start:end], mask, positions[..., start:end], cache, length)
+        logits.append(found[0])
+    return np.concatenate(logits), np.diff(cuts)
+
+
 def run(artifact, path, out_path, args):
     """One artifact on the prompts of one file."""
     stop = {int(s) for s in args.stop.split(",") if s}
@@ -122,6 +140,8 @@ def run(artifact, path, out_path, args):
     if args.batch_law:
         for i, row in enumerate(batch_law(model, [prompts[0], prompts[1]])):
             out[f"batch.{i}"] = row
+    if args.pieces:
+        out["pieces"], out["piece_lengths"] = in_pieces(model, prompts[0])
     save_file({k: np.ascontiguousarray(v) for k, v in out.items()}, out_path)
 
 
@@ -132,6 +152,7 @@ def main():
     parser.add_argument("--stop", default="")
     parser.add_argument("--logits", action="store_true")
     parser.add_argument("--batch-law", action="store_true")
+    parser.add_argument("--pieces", action="store_true")
     args = parser.parse_args()
     for i in range(0, len(args.jobs), 3):
         run(*args.jobs[i : i + 3], args)

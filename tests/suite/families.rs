@@ -3,10 +3,12 @@
 
 use mquant_export::exec::ops::Rounded;
 use mquant_export::exec::{DecoderState, Executor};
+use mquant_export::export::onnx::MsqForm;
 use mquant_export::family::CheckpointWeights;
 use mquant_export::graph::ops::Linear;
-use mquant_export::graph::{Graph, Model, Node, Op, ValueId, WeightData, WeightSource};
+use mquant_export::graph::{Dim, Graph, Model, Node, Sym, ValueId, WeightData, WeightSource};
 use mquant_export::numeric::gemm::matmul_nt;
+use mquant_export::passes::order_by_modality;
 use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{Manifest, preparer};
 use mquant_export::quantize::recipe::Recipe;
@@ -62,22 +64,32 @@ fn w8a8() -> Recipe {
     Recipe::load("w8a8").unwrap()
 }
 
-/// Linears of the quantized model that are one integer product each.
+/// Integer products of the quantized model: one for each linear, two where rows in the order by modality have two scales.
 fn integer_products(model: &Model) -> u64 {
-    let quantized = |op: &Op| matches!(op, Op::Linear(l) if l.act.is_some());
-    model.graphs.iter().flat_map(|g| &g.nodes).filter(|n| quantized(&n.op)).count() as u64
+    let quantized = model.linears().filter(|(_, _, l)| l.act.is_some());
+    let pieces = |(g, n, _): (&Graph, &Node, &Linear)| match n.inputs.get(1) {
+        Some(modality) if g.value(*modality).shape[1] == Dim::Sym(Sym::ByModality) => 2,
+        _ => 1,
+    };
+    quantized.map(pieces).sum()
 }
 
-fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str) {
+fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str, msq: MsqForm) {
     let dir = tempfile::tempdir().unwrap();
     let data = fixture(name).join("samples.jsonl");
     let file = dir.path().join("recipe.yaml");
     std::fs::write(&file, serde_json::to_string(recipe).unwrap()).unwrap();
-    let flags = ["--recipe", &text(&file), "--calibration", &text(&data), "--ops", ops];
+    let flags =
+        ["--recipe", &text(&file), "--calibration", &text(&data), "--ops", ops, "--msq-form", msq.name()];
     let artifact = export_fixture(dir.path(), name, &flags);
     let (checkpoint, resolved) = open(name);
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let Made { decided, quantized } = quantize(&checkpoint, &resolved, &data, &weights, recipe);
+    let Made { decided, mut quantized } = quantize(&checkpoint, &resolved, &data, &weights, recipe);
+    if msq == MsqForm::Split {
+        let linears = integer_products(&quantized.model);
+        quantized.model = order_by_modality(quantized.model).unwrap();
+        assert!(integer_products(&quantized.model) > linears, "{name}: nothing to split");
+    }
     let weights = RewrittenWeights::new(&weights, &decided.rewrites);
 
     let linears = plan(&resolved.model, recipe).unwrap().linears;
@@ -195,17 +207,27 @@ macro_rules! fixtures {
 
             #[test]
             fn w8a8_ort_is_fused_and_what_the_executor_simulates() {
-                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "ort");
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "ort", super::MsqForm::RowScale);
             }
 
             #[test]
             fn w8a8_without_rotation_is_fused_and_what_the_executor_simulates() {
-                super::recipe_is_fused_and_simulated(stringify!($name), &super::plain("w8a8"), "ort");
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::plain("w8a8"), "ort", super::MsqForm::RowScale);
+            }
+
+            #[test]
+            fn w8a8_split_ort_is_fused_and_what_the_executor_simulates() {
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "ort", super::MsqForm::Split);
+            }
+
+            #[test]
+            fn w8a8_split_standard_fuses_and_is_what_the_executor_simulates() {
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "standard", super::MsqForm::Split);
             }
 
             #[test]
             fn w8a8_standard_fuses_and_is_what_the_executor_simulates() {
-                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "standard");
+                super::recipe_is_fused_and_simulated(stringify!($name), &super::w8a8(), "standard", super::MsqForm::RowScale);
             }
         })*
     };

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod aifs;
 mod cli;
 mod contradictions;
 mod damaged;

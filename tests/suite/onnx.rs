@@ -163,9 +163,18 @@ fn w8a8_in_onnx_runtime_is_what_the_executor_simulates() {
 
 #[test]
 fn genai_answers_as_the_executor_does() {
+    genai_answers("row-scale");
+}
+
+#[test]
+fn genai_answers_as_the_executor_does_with_rows_by_modality() {
+    genai_answers("split");
+}
+
+fn genai_answers(msq_form: &str) {
     const SAMPLES: usize = 24;
     let dir = tempfile::tempdir().unwrap();
-    let flags = ["--recipe", "w8a8", "--calibration", &calibration()];
+    let flags = ["--recipe", "w8a8", "--calibration", &calibration(), "--msq-form", msq_form];
     let artifact = export_fixture(dir.path(), TINY, &flags);
     let (checkpoint, resolved) = open(TINY);
     let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();

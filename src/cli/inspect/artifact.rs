@@ -115,12 +115,13 @@ impl ArtifactSeen {
         let samples = m.calibration.as_ref().map_or(0, |c| c.samples.len());
         let modality =
             if m.onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
+        let form = m.onnx.msq_form.as_ref().map_or(String::new(), |f| format!(", two scales by {f}"));
         let mut lines = vec![
             property("artifact", self.path.display().to_string()),
             property("made by", format!("{} {}", m.tool.name, m.tool.version)),
             property("family", &m.family),
             property("recipe", format!("{}  {}", m.recipe.name, m.recipe.description)),
-            property("format", format!("{}, operators {}{modality}", m.format, m.onnx.ops)),
+            property("format", format!("{}, operators {}{form}{modality}", m.format, m.onnx.ops)),
             property("size", format!("{} in {}", bytes(self.bytes), plural(self.files.len(), "file"))),
             property("calibration", if samples == 0 { "none".into() } else { plural(samples, "sample") }),
         ];

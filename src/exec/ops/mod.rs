@@ -4,6 +4,7 @@
 mod attention;
 mod channels;
 mod linear;
+mod order;
 mod pointwise;
 mod position;
 mod rotary;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use attention::{causal_attention, cross_attention, segment_attention};
 use channels::{append_channel, hadamard, join, split, take_channel};
 use linear::linear;
+use order::{order_by_modality, take_rows};
 use pointwise::{activate, add, divide_by, layer_norm, mul, rms_norm, scale};
 use position::{grid_bucket, grid_positions, length, scale_by_position};
 use rotary::{rotary, rotary_table};

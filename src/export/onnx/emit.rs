@@ -6,13 +6,13 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::OpSet;
 use super::bytes::{self, Element};
 use super::call::Call;
 use super::error::OnnxError;
 use super::external::{DataWriter, Place};
 use super::proto::tensor_proto::DataLocation;
 use super::proto::{NodeProto, StringStringEntryProto, TensorProto};
+use super::{MsqForm, OnnxOptions, OpSet};
 use crate::graph::{Dim, Graph, Model, Node, ValueId, ValueInfo, WeightSource};
 
 /// Larger tensors go to the data file. Shapes, axes and scalars must stay inline: shape inference cannot read external data.
@@ -28,6 +28,8 @@ pub struct Emitter<'a> {
     pub source: &'a dyn WeightSource,
     /// Which operators may be used.
     pub ops: OpSet,
+    /// Form of linears with two activation scales.
+    pub msq: MsqForm,
     node: Option<&'a Node>,
     scope: String,
     nodes: Vec<NodeProto>,
@@ -54,7 +56,7 @@ impl<'a> Emitter<'a> {
     pub fn new(
         (model, graph): (&'a Model, &'a Graph),
         source: &'a dyn WeightSource,
-        ops: OpSet,
+        options: OnnxOptions,
         data_path: &Path,
     ) -> Self {
         let location = data_path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -63,7 +65,8 @@ impl<'a> Emitter<'a> {
             model,
             graph,
             source,
-            ops,
+            ops: options.ops,
+            msq: options.msq,
             node: None,
             scope: String::new(),
             nodes: vec![],

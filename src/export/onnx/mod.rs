@@ -53,11 +53,34 @@ impl OpSet {
     }
 }
 
+/// How a linear with two activation scales (MSQ) becomes integer products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MsqForm {
+    /// One product of rows that were divided by the scale of their modality, which multiplies its result.
+    #[default]
+    RowScale,
+    /// One product per modality, each of contiguous rows at its own static scale. It is taken by the linears whose rows are in the order by
+    /// modality, see [`order_by_modality`](crate::passes::order_by_modality); the others keep the row scale.
+    Split,
+}
+
+impl MsqForm {
+    /// Name in flags and metadata.
+    pub fn name(self) -> &'static str {
+        match self {
+            MsqForm::RowScale => "row-scale",
+            MsqForm::Split => "split",
+        }
+    }
+}
+
 /// How to write the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnnxOptions {
     /// Operators to use.
     pub ops: OpSet,
+    /// Form of linears with two activation scales.
+    pub msq: MsqForm,
 }
 
 /// Name of the program in [`GENERATE`].
@@ -110,7 +133,7 @@ fn write_graph(
 ) -> Result<Vec<PathBuf>, OnnxError> {
     let mut data_path = path.as_os_str().to_owned();
     data_path.push(".data");
-    let mut emitter = Emitter::new((model, graph), weights, options.ops, Path::new(&data_path));
+    let mut emitter = Emitter::new((model, graph), weights, *options, Path::new(&data_path));
     for (i, node) in graph.nodes.iter().enumerate() {
         emitter.enter(node);
         ops::lower(&node.op, &mut emitter)?;

@@ -6,15 +6,15 @@ use std::collections::{HashMap, HashSet};
 use prost::Message;
 
 use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
-use super::{OnnxOptions, OpSet, file_name, write};
+use super::{MsqForm, OnnxOptions, OpSet, file_name, write};
 use crate::graph::ops::{self, ActScales, OpError, Rounding};
 use crate::graph::spec::{
     Activation, DecoderSpec, ModelSpec, Norm, NormPlace, ProjectorSpec, RotaryLayout, VisionPositions,
     VisionSpec,
 };
 use crate::graph::{
-    Basis, Component, DType, Dim, GraphBuilder, Model, Op, Part, Stream, Sym, ValueId, WeightData,
-    WeightError, WeightFormat, WeightSource, build::build, validate,
+    Basis, Component, DType, Dim, GraphBuilder, Model, Op, Part, Stream, Sym, ValueId,
+    WeightData, WeightDecl, WeightError, WeightFormat, WeightId, WeightSource, build::build, validate,
 };
 use crate::numeric::Tensor;
 use crate::numeric::grid::{Grid, GridMatrix};
@@ -122,8 +122,13 @@ fn other_ops() -> Model {
     let mut g = GraphBuilder::new(Part::Vision, &mut model.weights, Component::Vision);
     vision_ops(&mut g).unwrap();
     let vision = g.finish();
+    let codes = ["codes0", "codes1"].map(|name| {
+        let (name, format) = (name.to_string(), WeightFormat::Grid(INT8));
+        model.weights.push(WeightDecl { parts: vec![name.clone()], name, shape: vec![5, 24], format });
+        WeightId(model.weights.len() - 1)
+    });
     let mut g = GraphBuilder::new(Part::Decoder, &mut model.weights, Component::Decoder);
-    decoder_ops(&mut g).unwrap();
+    decoder_ops(&mut g, codes).unwrap();
     model.graphs = vec![vision, embedding, g.finish()];
     model
 }
@@ -173,7 +178,7 @@ fn vision_ops(g: &mut GraphBuilder<'_>) -> Result<(), OpError> {
     Ok(())
 }
 
-fn decoder_ops(g: &mut GraphBuilder<'_>) -> Result<(), OpError> {
+fn decoder_ops(g: &mut GraphBuilder<'_>, codes: [WeightId; 2]) -> Result<(), OpError> {
     let (batch, sequence) = (Dim::Sym(Sym::Batch), Dim::Sym(Sym::Sequence));
     let q = g.input("q", DType::Float, vec![batch, sequence, Dim::Fixed(24)]);
     let mask = g.input("attention_mask", DType::Int, vec![batch, Dim::Sym(Sym::Total)]);
@@ -197,13 +202,32 @@ fn decoder_ops(g: &mut GraphBuilder<'_>) -> Result<(), OpError> {
             g.output(scaled);
         }
     }
+    rows_by_modality(g, q, codes)
+}
+
+/// Linears with two scales, with and without bias, of rows in the order by modality.
+fn rows_by_modality(g: &mut GraphBuilder<'_>, q: ValueId, codes: [WeightId; 2]) -> Result<(), OpError> {
+    let modality =
+        g.input("modality", DType::Float, vec![Dim::Sym(Sym::Batch), Dim::Sym(Sym::Sequence), Dim::Fixed(1)]);
+    let order = g.add_multi("order", ops::OrderByModality, &[modality], &["order", "places"])?;
+    let x = g.add("q_ordered", ops::TakeRows, &[q, order[0]])?;
+    let modality = g.add("modality_ordered", ops::TakeRows, &[modality, order[0]])?;
+    for (i, weight) in codes.into_iter().enumerate() {
+        let bias = (i == 0).then(|| g.weight("bias", vec![5]));
+        let act = Some(Rounding::Static(ActScales { visual: 0.5, text: 0.25 }));
+        let linear = ops::Linear { weight, bias, act, writes: None };
+        let y = g.add(&format!("split{i}"), linear, &[x, modality])?;
+        let back = g.add(&format!("back{i}"), ops::TakeRows, &[y, order[1]])?;
+        g.output(back);
+    }
     Ok(())
 }
 
 /// The three graphs as written.
 fn written(model: &Model, ops: OpSet) -> Vec<GraphProto> {
     let dir = tempfile::tempdir().unwrap();
-    write(model, &Zeros(model), dir.path(), &OnnxOptions { ops }, &mut |_, _, _| ()).unwrap();
+    write(model, &Zeros(model), dir.path(), &OnnxOptions { ops, msq: MsqForm::Split }, &mut |_, _, _| ())
+        .unwrap();
     let read = |part| std::fs::read(dir.path().join(file_name(part))).unwrap();
     Part::ALL.iter().map(|&p| ModelProto::decode(read(p).as_slice()).unwrap().graph.unwrap()).collect()
 }
@@ -269,6 +293,28 @@ fn every_quantized_linear_is_one_integer_product_or_one_pair_of_its_own() {
             };
             assert_eq!((readers(scale), readers(zero)), (2, 2), "{scale}, {zero}");
         }
+    }
+}
+
+#[test]
+fn rows_by_modality_are_two_products_of_pieces_cut_once() {
+    for ops in [OpSet::Ort, OpSet::Standard] {
+        let decoder = written(&other_ops(), ops).remove(2);
+        let count = |op: &str| decoder.node.iter().filter(|n| n.op_type() == op).count();
+        let cuts = |g: &GraphProto| g.node.iter().filter(|n| n.name().ends_with("/pieces/Split")).count();
+        let products = if ops == OpSet::Ort { "MatMulIntegerToFloat" } else { "MatMul" };
+        assert_eq!((cuts(&decoder), count(products)), (1, 4));
+        // Codes are shared by products of one piece where that fuses.
+        assert_eq!(count("QuantizeLinear"), if ops == OpSet::Ort { 2 } else { 4 });
+        // By row scale there is one product each, whatever order the rows are in.
+        let dir = tempfile::tempdir().unwrap();
+        let model = other_ops();
+        let options = OnnxOptions { ops, msq: MsqForm::RowScale };
+        write(&model, &Zeros(&model), dir.path(), &options, &mut |_, _, _| ()).unwrap();
+        let bytes = std::fs::read(dir.path().join(file_name(Part::Decoder))).unwrap();
+        let decoder = ModelProto::decode(bytes.as_slice()).unwrap().graph.unwrap();
+        let count = |op: &str| decoder.node.iter().filter(|n| n.op_type() == op).count();
+        assert_eq!((cuts(&decoder), count(products)), (0, 2));
     }
 }
 

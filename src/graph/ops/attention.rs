@@ -90,8 +90,12 @@ impl OpSpec for CausalAttention {
             c.no_basis(c.float(x)?)?;
             c.rank(x, 3)?;
             c.has_channels(x, heads * self.head_dim)?;
+            c.same_rows(q, x)?;
         }
         c.int(mask, 2)?;
+        if mask.shape[0] != q.shape[0] {
+            return c.fail(format!("{mask} does not describe the prompts of {q}"));
+        }
         let cache = |length| {
             let fixed = Dim::Fixed;
             vec![Dim::Sym(Sym::Batch), fixed(self.kv_heads), Dim::Sym(length), fixed(self.head_dim)]

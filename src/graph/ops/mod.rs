@@ -6,6 +6,7 @@ mod attention;
 mod channels;
 mod hadamard;
 mod linear;
+mod order;
 mod pointwise;
 mod position;
 mod rotary;
@@ -18,6 +19,7 @@ pub use attention::{CausalAttention, CrossAttention, SegmentAttention};
 pub use channels::{AppendChannel, Join, Split, TakeChannel};
 pub use hadamard::Hadamard;
 pub use linear::{ActScales, Linear, Rounding};
+pub use order::{OrderByModality, TakeRows};
 pub use pointwise::{Activate, Add, DivideBy, LayerNorm, Mul, RmsNorm, Scale};
 pub use position::{GridBucket, GridPositions, Length, ScaleByPosition};
 pub use rotary::{RopeScaling, Rotary, RotaryTable};
@@ -49,6 +51,8 @@ macro_rules! for_each_op {
             DropBatch drop_batch,
             InsertRows insert_rows,
             DropFirstRows drop_first_rows,
+            OrderByModality order_by_modality,
+            TakeRows take_rows,
             Split split,
             Join join,
             AppendChannel append_channel,
@@ -244,6 +248,15 @@ impl Check {
 
     fn same_shape(&self, a: &ValueInfo, b: &ValueInfo) -> Result<(), OpError> {
         if a.shape == b.shape { Ok(()) } else { self.fail(format!("operands differ in shape: {a} and {b}")) }
+    }
+
+    /// Checks that two values have one row for the same tokens, in the same order.
+    fn same_rows(&self, a: &ValueInfo, b: &ValueInfo) -> Result<(), OpError> {
+        if a.with_channels(0) == b.with_channels(0) {
+            Ok(())
+        } else {
+            self.fail(format!("operands do not have the same rows: {a} and {b}"))
+        }
     }
 
     /// The two extents of a matrix whose rows are values.

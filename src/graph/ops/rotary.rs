@@ -175,6 +175,7 @@ impl OpSpec for Rotary {
         c.has_channels(x, self.heads * self.head_dim)?;
         for t in [cos, sin] {
             c.has_channels(c.float(t)?, self.rotary_dim / 2)?;
+            c.same_rows(x, t)?;
         }
         if self.rotary_dim == 0 || !self.rotary_dim.is_multiple_of(2) || self.rotary_dim > self.head_dim {
             return c.fail(format!(

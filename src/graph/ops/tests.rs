@@ -195,3 +195,35 @@ fn lengths_and_scales_follow_the_tokens() {
     refuses(op(2), &[q.clone(), int(&[B, P])], "does not describe");
     refuses(op(2), &[stream(&q.shape), int(&[B, S])], "basis");
 }
+
+#[test]
+fn rows_are_ordered_by_modality_and_put_back() {
+    let m = Dim::Sym(Sym::ByModality);
+    let (order, places) = ([n(1), m], [B, S]);
+    yields(OrderByModality, &[float(&[B, S, n(1)])], &[&order, &places], None);
+    refuses(OrderByModality, &[float(&[B, S, n(2)])], "1 channels");
+    refuses(OrderByModality, &[float(&[n(1), m, n(1)])], "every token");
+    refuses(OrderByModality, &[int(&[B, S, n(1)])], "float");
+    let x = stream(&[B, S, n(6)]);
+    let there = [n(1), m, n(6)];
+    yields(TakeRows, &[x.clone(), int(&order)], &[&there], Basis::of(Stream::Vision));
+    yields(TakeRows, &[stream(&there), int(&places)], &[&x.shape], Basis::of(Stream::Vision));
+    refuses(TakeRows, &[x.clone(), int(&[B])], "rank 2");
+    refuses(TakeRows, &[x.clone(), float(&places)], "integer");
+    refuses(TakeRows, &[float(&[S, n(6)]), int(&places)], "rank 3");
+}
+
+#[test]
+fn what_depends_on_the_order_of_tokens_refuses_rows_in_another() {
+    let ordered = |channels| float(&[n(1), Dim::Sym(Sym::ByModality), n(channels)]);
+    let rotary = Rotary { heads: 2, head_dim: 8, rotary_dim: 4, layout: RotaryLayout::Half };
+    let angles = float(&[B, S, n(2)]);
+    refuses(rotary, &[ordered(16), angles.clone(), angles], "same rows");
+    let attention = CausalAttention { heads: 2, kv_heads: 2, head_dim: 8 };
+    let (mask, past) = (int(&[B, Dim::Sym(Sym::Total)]), float(&[B, n(2), Dim::Sym(Sym::Past), n(8)]));
+    let operands = |q, k| [q, k, float(&[B, S, n(16)]), mask.clone(), past.clone(), past.clone()];
+    refuses(attention.clone(), &operands(ordered(16), float(&[B, S, n(16)])), "same rows");
+    refuses(attention.clone(), &operands(float(&[B, S, n(16)]), ordered(16)), "same rows");
+    let all = [ordered(16), ordered(16), ordered(16), mask.clone(), past.clone(), past.clone()];
+    refuses(attention, &all, "does not describe the prompts");
+}
