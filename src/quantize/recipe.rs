@@ -1,10 +1,14 @@
 //! Recipes: which precision each linear gets. YAML, strict and versioned; the built-in ones are `recipes/*.yaml`. The JSON schema in
 //! `schemas/recipe.schema.json` is generated from these types and a test compares them.
 
+mod vision;
+
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use vision::VisionRotation;
 
 use super::error::QuantizeError;
 use crate::graph::Component;
@@ -56,7 +60,7 @@ pub struct RotationRule {
     pub decoder: bool,
     /// The vision tower's residual, where a rotation of it is exact.
     #[serde(default)]
-    pub vision: bool,
+    pub vision: VisionRotation,
     /// Values inside every attention head.
     #[serde(default)]
     pub heads: bool,
@@ -68,7 +72,7 @@ pub struct RotationRule {
 impl RotationRule {
     /// Whether anything is rotated.
     pub fn any(&self) -> bool {
-        self.decoder || self.vision || self.heads
+        self.decoder || self.vision.any() || self.heads
     }
 
     fn is_none(&self) -> bool {

@@ -54,7 +54,7 @@ fn float_equals_the_goldens(name: &str, ops: &str) {
 }
 
 /// Operators of all graphs as ONNX Runtime optimised them.
-fn count(report: &Json, op: &str) -> u64 {
+pub fn count(report: &Json, op: &str) -> u64 {
     ["vision", "embedding", "model"].iter().filter_map(|g| report[g]["operators"][op].as_u64()).sum()
 }
 
@@ -63,7 +63,7 @@ fn w8a8() -> Recipe {
 }
 
 /// Linears of the quantized model that are one integer product each.
-fn integer_products(model: &Model) -> u64 {
+pub fn integer_products(model: &Model) -> u64 {
     let quantized = |op: &Op| matches!(op, Op::Linear(l) if l.act.is_some());
     model.graphs.iter().flat_map(|g| &g.nodes).filter(|n| quantized(&n.op)).count() as u64
 }
@@ -121,7 +121,7 @@ fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str) {
 }
 
 /// Operands and results of the integer products, and the logits.
-fn tapped_values(model: &Model) -> Vec<String> {
+pub fn tapped_values(model: &Model) -> Vec<String> {
     let quantized = model.linears().filter(|(_, _, l)| l.act.is_some());
     let of = |(g, n, _): (&Graph, &Node, &Linear)| {
         n.inputs.iter().chain(&n.outputs).map(|v| g.value(*v).name.clone()).collect::<Vec<_>>()
@@ -134,7 +134,7 @@ fn tapped_values(model: &Model) -> Vec<String> {
 
 /// Compares each integer product of ONNX Runtime with the definition, on the operands that ONNX Runtime computed: codes of the rows at their
 /// modality's scale times codes of the weight, then scales and bias.
-fn every_linear_is_simulated(model: &Model, weights: &dyn WeightSource, found: &Goldens, samples: usize) {
+pub fn every_linear_is_simulated(model: &Model, weights: &dyn WeightSource, found: &Goldens, samples: usize) {
     let source = QuantizedWeights::new(model, weights);
     let (mut worst, mut compared) = (0.0f64, 0);
     for (graph, node, linear) in model.linears() {

@@ -195,3 +195,24 @@ fn lengths_and_scales_follow_the_tokens() {
     refuses(op(2), &[q.clone(), int(&[B, P])], "does not describe");
     refuses(op(2), &[stream(&q.shape), int(&[B, S])], "basis");
 }
+
+#[test]
+fn online_rotations_have_a_matrix_and_whole_runs() {
+    let x = float(&[B, S, n(24)]);
+    yields(Hadamard { left: 1, right: 12 }, std::slice::from_ref(&x), &[&x.shape], None);
+    yields(Hadamard { left: 2, right: 4 }, std::slice::from_ref(&x), &[&x.shape], None);
+    refuses(Hadamard { left: 1, right: 3 }, std::slice::from_ref(&x), "order 3");
+    refuses(Hadamard { left: 0, right: 4 }, std::slice::from_ref(&x), "order 0");
+    refuses(Hadamard { left: 4, right: 4 }, std::slice::from_ref(&x), "runs of 16");
+    refuses(Hadamard { left: 1, right: 12 }, &[stream(&x.shape)], "basis");
+}
+
+#[test]
+fn a_channel_that_is_taken_exists() {
+    let x = float(&[B, S, n(6)]);
+    for channel in [0, 5] {
+        yields(TakeChannel { channel }, std::slice::from_ref(&x), &[&[B, S, n(1)]], None);
+    }
+    refuses(TakeChannel { channel: 6 }, std::slice::from_ref(&x), "does not exist");
+    refuses(TakeChannel { channel: 0 }, &[stream(&x.shape)], "basis");
+}
