@@ -10,7 +10,8 @@ use mquant_export::numeric::hadamard::blocks;
 use mquant_export::numeric::rotation::Rotation;
 use mquant_export::passes::rewrite::{Change, Rewrites, RewrittenWeights};
 use mquant_export::passes::{
-    PassError, bake_mean, fold_norms, merge_linears, rotate_online, suppress, suppressed_channels,
+    PassError, bake_mean, fold_norms, merge_linears, rotate_online, rotate_stream, stream_width, suppress,
+    suppressed_channels,
 };
 use mquant_export::pipeline::{CalibrationData, calibration_samples, preparer};
 use mquant_export::quantize::recipe::{Recipe, RotationRule, VisionRotation};
@@ -26,7 +27,7 @@ use crate::common::golden::for_each_fixture;
 use crate::common::judge::{judge, text};
 use crate::common::{Goldens, fixture, open, relative_error};
 
-/// Largest gaps of a proof. Measured over all tests here: SINGLE_GAP and DOUBLE_GAP.
+/// Largest gaps of a proof. Measured over all tests here: 3.0e-6 and 6.6e-15.
 const BOUND: Proof = Proof { single: 1e-5, double: 1e-12 };
 
 fn rule(vision: VisionRotation) -> RotationRule {
@@ -109,14 +110,17 @@ impl Changed {
     }
 }
 
+/// Picks a block of the possible ones.
+type Pick = fn(&[usize]) -> usize;
+
 fn online_rotations_change_no_model(name: &str) {
-    let picks: [(&str, fn(&[usize]) -> usize); 2] =
+    let picks: [(&str, Pick); 2] =
         [("largest blocks", |b| b[b.len() - 1]), ("blocks in the middle", |b| b[b.len() / 2])];
     for (what, pick) in picks {
         for suppressed in [false, true] {
             let mut changed = Changed::new(name, &rule(VisionRotation::KeepMean));
             let count = changed.rotate_downs(pick, suppressed);
-            assert!(count > changed.model.spec.decoder.layers);
+            assert!(count >= changed.model.spec.decoder.layers);
             let suppressed = if suppressed { ", one channel of each suppressed" } else { "" };
             changed.is_the_same(&format!("{count} inputs rotated in {what}{suppressed}"));
         }
@@ -189,7 +193,7 @@ fn transformed_files_run_in_onnx_runtime(name: &str, ops: OpSet) {
         let want = DecoderState::prefill(&exec, &generation(&p)).unwrap().logits;
         let e = relative_error(found.floats(&format!("s{i}.logits")).data(), want.data());
         println!("{name} --ops {}, sample {i}: logits differ by {e:.1e} of the largest", ops.name());
-        // As for float files that are not changed: f32 sums in another order, measured near RUNTIME_GAP.
+        // As for float files that are not changed: f32 sums in another order, measured at most 5.1e-6.
         assert!(e <= 2e-5, "{name} sample {i}: {e:e}");
     }
 
@@ -308,6 +312,19 @@ fn a_mean_left_in_a_bias_is_found() {
         }
     }
     found("a mean left in a bias", changed.proof(&changed.model, &wrong));
+}
+
+#[test]
+fn a_stream_may_be_rotated_after_channels_were_suppressed() {
+    let (checkpoint, resolved) = open("qwen2_vl");
+    let mut rewrites = Rewrites::default();
+    let model = fold_norms(resolved.model.clone(), &mut rewrites).unwrap();
+    let mut changed = Changed { name: "qwen2_vl".into(), checkpoint, resolved, model, rewrites };
+    changed.rotate_downs(|b| b[b.len() - 1], true);
+    let width = stream_width(&changed.model, Stream::Decoder).unwrap();
+    let rotation = Rotation::hadamard(width, 3).unwrap();
+    rotate_stream(&changed.model, &mut changed.rewrites, Stream::Decoder, rotation).unwrap();
+    changed.is_the_same("decoder stream rotated behind suppressed channels");
 }
 
 #[test]

@@ -35,14 +35,14 @@ enum Spelling {
     /// `true` is `keep-mean`, `false` is `none`.
     Flag(bool),
     /// By name.
-    Name(Name),
+    Name(VisionRotationName),
 }
 
-/// The names.
+/// The rotations of the vision residual by name.
 #[derive(JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[allow(dead_code, reason = "only its schema is used")]
-enum Name {
+enum VisionRotationName {
     /// The residual stays as it is.
     None,
     /// A rotation that keeps the mean of every row.
