@@ -40,9 +40,9 @@ pub fn factors(n: usize) -> Option<(usize, usize)> {
         return Some((1, n));
     }
     let pairs = (1..=n.isqrt()).filter(|left| n.is_multiple_of(*left)).map(|left| (left, n / left));
-    let known = pairs.filter(|&(left, right)| Hadamard::exists(left) && Hadamard::exists(right));
+    let mut known = pairs.filter(|&(left, right)| Hadamard::exists(left) && Hadamard::exists(right));
     // The largest left order has the least sum.
-    known.last()
+    known.next_back()
 }
 
 /// The orders of at least 2 that divide `n` and have [`factors`], ascending: the possible blocks of `n` channels.

@@ -82,6 +82,8 @@ fn row_wise(op: &Op) -> bool {
             | Op::Split(_)
             | Op::Join(_)
             | Op::AppendChannel(_)
+            | Op::TakeChannel(_)
+            | Op::Hadamard(_)
     )
 }
 

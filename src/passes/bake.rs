@@ -13,7 +13,7 @@ use super::rewrite::{Change, Rewrites};
 use super::rotate::{folded, needs_mean, stream_width};
 use super::{PassError, drop_unused_weights, ensure};
 use crate::graph::ops::{LayerNorm, OpSpec, RmsNorm};
-use crate::graph::{Component, Graph, Model, Node, Op, Stream, ValueId};
+use crate::graph::{Component, DType, Graph, Model, Node, Op, Stream, ValueId};
 
 const PASS: &str = "bake_mean";
 
@@ -90,7 +90,9 @@ impl Walk<'_> {
             }
             let passes = !matches!(node.op, Op::LayerNorm(_) | Op::Linear(_));
             if self.writes(node) || (reads && passes) || self.is_untyped_sum(node) {
-                self.raw.extend(&node.outputs);
+                // Segments and other numbers of rows pass nothing on.
+                let float = |v: &&ValueId| graph.value(**v).dtype == DType::Float;
+                self.raw.extend(node.outputs.iter().filter(float));
             }
         }
         Ok(())

@@ -20,7 +20,7 @@ pub use merge::merge_linears;
 pub use msq::carry_modality;
 pub use online::rotate_online;
 pub use rotate::{needs_mean, rotate_heads, rotate_stream, stream_width};
-pub use smooth::{Pair, smooth, smoothable};
+pub use smooth::{Pair, smooth, smoothable, smoothable_values};
 pub use suppress::{is_suppressed, suppress, suppressed_channels};
 
 use crate::graph::ops::OpSpec;

@@ -84,10 +84,8 @@ pub fn rotate_stream(
             Op::Embed(_) | Op::ConstantRows(_) if writes => {
                 changes.extend(node.op.weights().into_iter().map(|id| (role(id), &columns)));
             }
-            Op::LayerNorm(_) | Op::RmsNorm(_) if reads => {
-                if !folded(model, rewrites, node) {
-                    return fail(format!("the gain of {} is not folded", node.name));
-                }
+            Op::LayerNorm(_) | Op::RmsNorm(_) if reads && !folded(model, rewrites, node) => {
+                return fail(format!("the gain of {} is not folded", node.name));
             }
             Op::Scale(_) if writes => {
                 return fail(format!("the gain {} stands behind a linear", node.name));

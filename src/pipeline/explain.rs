@@ -50,7 +50,7 @@ pub fn explain(
     let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let mut counted = Counted::new(progress, Stage::Calibrate);
     let decided =
-        quantize::decide(&plan.transformed, &stored, &request.recipe, samples, &mut counted.step());
+        quantize::decide(&plan.resolved.model, &stored, &request.recipe, samples, &mut counted.step());
     counted.end();
     let decided = decided?;
     let gone = || PipelineError::NoLinear { role: role.to_string(), nearest: String::new() };

@@ -20,7 +20,8 @@ use crate::graph::dump;
 use crate::passes::order_by_modality;
 use crate::passes::rewrite::RewrittenWeights;
 use crate::quantize::{
-    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Transformed, Workspace,
+    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Transformed,
+    Workspace,
 };
 
 /// Hugging Face's description of a tokenizer.
@@ -162,7 +163,7 @@ impl Run<'_> {
     ) -> Result<Decided, PipelineError> {
         let mut counted = Counted::new(self.progress, Stage::Calibrate);
         let recipe = &self.request.recipe;
-        let decided = quantize::decide(&plan.transformed, stored, recipe, samples, &mut counted.step());
+        let decided = quantize::decide(&plan.resolved.model, stored, recipe, samples, &mut counted.step());
         counted.end();
         Ok(decided?)
     }

@@ -6,8 +6,8 @@ use super::error::QuantizeError;
 use super::expected::expected_error;
 use super::plan::{Decision, LinearPlan, Plan, plan};
 use super::recipe::{Budget, Precision, Recipe, Weights};
-use super::remedy::{Applied, Treated, down_projections, treatments, trials};
-use super::rotation::Transformed;
+use super::remedy::{Applied, Treated, down_projections, smooth_values, treatments, trials};
+use super::rotation::{Transformed, rotate_streams};
 use super::samples::CalibrationSample;
 use crate::graph::{Model, WeightData, WeightSource};
 use crate::numeric::Tensor;
@@ -77,29 +77,41 @@ struct Weighed {
     candidate: Candidate,
 }
 
-/// Looks at the float model, decides, and applies remedies. `progress` is told (steps done, steps in all, node).
+/// Rotates the canonical `model`, looks at what it does, decides, and applies remedies. `progress` is told (steps done, steps in all, node).
 ///
 /// # Errors
 /// [`QuantizeError`] when the recipe does not fit the model, the model cannot be run, or a remedy is not possible.
 pub fn decide(
-    transformed: &Transformed,
+    model: &Model,
     stored: &dyn WeightSource,
     recipe: &Recipe,
     samples: &[CalibrationSample],
     progress: &mut dyn FnMut(usize, usize, &str),
 ) -> Result<Decided, QuantizeError> {
-    let Transformed { model, rewrites, .. } = transformed;
-    let planned = plan(model, recipe)?;
-    let mut decided =
-        Decided { model: model.clone(), rewrites: rewrites.clone(), plan: planned, decisions: vec![] };
-    if recipe.down_projections.is_none() && recipe.budget.is_none() {
-        return Ok(decided);
+    let mut transformed = rotate_streams(model, &recipe.rotation)?;
+    let planned = plan(&transformed.model, recipe)?;
+    if !recipe.smooth_values && recipe.down_projections.is_none() && recipe.budget.is_none() {
+        transformed.rotate_heads(&recipe.rotation)?;
+        let Transformed { model, rewrites, .. } = transformed;
+        return Ok(Decided { model, rewrites, plan: planned, decisions: vec![] });
     }
-    let weights = RewrittenWeights::new(stored, rewrites);
-    let trials = trials(model, &decided.plan, recipe);
-    let statistics = calibrate(model, &weights, samples, &trials, progress)?;
-    let found = Chooser { model, recipe, trials: &trials, weights: &weights, statistics: &statistics };
-    let mut choices = found.choices(&decided.plan)?;
+    let trials = trials(&transformed.model, &planned, recipe);
+    let weights = RewrittenWeights::new(stored, &transformed.rewrites);
+    let mut statistics = calibrate(&transformed.model, &weights, samples, &trials, progress)?;
+    if recipe.smooth_values {
+        smooth_values(&mut transformed, stored, &planned, &mut statistics)?;
+    }
+    let mut choices = Chooser {
+        model: &transformed.model,
+        recipe,
+        trials: &trials,
+        weights: &RewrittenWeights::new(stored, &transformed.rewrites),
+        statistics: &statistics,
+    }
+    .choices(&planned)?;
+    transformed.rotate_heads(&recipe.rotation)?;
+    let Transformed { model, rewrites, .. } = transformed;
+    let mut decided = Decided { model, rewrites, plan: planned, decisions: vec![] };
     if let Some(Budget { bits: Some(bits), .. }) = recipe.budget {
         spend(&mut choices, bits);
     }

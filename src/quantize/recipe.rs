@@ -3,6 +3,7 @@
 
 mod precision;
 mod rules;
+mod vision;
 
 use std::path::Path;
 
@@ -10,6 +11,8 @@ pub use precision::{Activations, Precision, Weights};
 pub use rules::{Budget, DownProjections, Gptq, LoopInputs, Remedy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use vision::VisionRotation;
 
 use super::error::QuantizeError;
 use crate::calibrate::observe::RangeRule;
@@ -44,6 +47,9 @@ pub struct Recipe {
     /// Rotations, fused into the weights before they are quantized.
     #[serde(default, skip_serializing_if = "RotationRule::is_none")]
     pub rotation: RotationRule,
+    /// Whether the channels of value heads are balanced against the columns that read them, before heads are rotated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub smooth_values: bool,
     /// What may be done about outliers in the inputs of down projections.
     #[serde(default, skip_serializing_if = "DownProjections::is_none")]
     pub down_projections: DownProjections,
@@ -83,7 +89,7 @@ pub struct RotationRule {
     pub decoder: bool,
     /// The vision tower's residual, where a rotation of it is exact.
     #[serde(default)]
-    pub vision: bool,
+    pub vision: VisionRotation,
     /// Values inside every attention head.
     #[serde(default)]
     pub heads: bool,
@@ -95,7 +101,7 @@ pub struct RotationRule {
 impl RotationRule {
     /// Whether anything is rotated.
     pub fn any(&self) -> bool {
-        self.decoder || self.vision || self.heads
+        self.decoder || self.vision.any() || self.heads
     }
 
     fn is_none(&self) -> bool {
@@ -169,7 +175,7 @@ impl Recipe {
 
     /// Whether weights are changed before they are quantized, which is proven on a prompt.
     pub fn changes_weights(&self) -> bool {
-        self.rotation.any() || !self.down_projections.is_none()
+        self.rotation.any() || self.smooth_values || !self.down_projections.is_none()
     }
 
     fn check(&self, source: &str) -> Result<(), QuantizeError> {

@@ -1,18 +1,19 @@
 //! What can be done about outliers in the input of a down projection, each with what it would make of the weight and of the input.
 
-use super::calibration::{Seen, Trials};
+use super::calibration::{Seen, Statistics, Trials};
 use super::error::QuantizeError;
 use super::expected::expected_error;
 use super::plan::Plan;
 use super::recipe::{Precision, Recipe, Remedy};
+use super::rotation::Transformed;
 use crate::calibrate::observe::{ChannelMax, ChannelRange};
-use crate::graph::{Graph, Model, Node, Op};
+use crate::graph::{Graph, Model, Node, Op, WeightData, WeightSource};
 use crate::numeric::Tensor;
 use crate::numeric::hadamard;
 use crate::numeric::rotation::Rotation;
 use crate::numeric::suppression::inflated_channel;
-use crate::passes::rewrite::Rewrites;
-use crate::passes::{Pair, rotate_online, smooth, smoothable, suppress};
+use crate::passes::rewrite::{Rewrites, RewrittenWeights};
+use crate::passes::{Pair, rotate_online, smooth, smoothable, smoothable_values, suppress};
 
 /// A remedy worked out for one linear.
 #[derive(Clone, Debug)]
@@ -114,6 +115,56 @@ pub(super) fn trials(model: &Model, plan: &Plan, recipe: &Recipe) -> Trials {
     down_projections(model, plan).into_iter().map(of).collect()
 }
 
+/// Balances the channels of value heads against the columns that read them, where these are to be quantized: `s = (max|x| / max|w|)^(1/2)`, after which both
+/// maxima are equal (SmoothQuant, arXiv 2211.10438, equation 4, with strength 1/2). Outliers of single channels would otherwise spread over the whole
+/// head when it is rotated. What was seen of the inputs becomes what they are afterwards.
+pub(super) fn smooth_values(
+    transformed: &mut Transformed,
+    stored: &dyn WeightSource,
+    plan: &Plan,
+    statistics: &mut Statistics,
+) -> Result<(), QuantizeError> {
+    let planned = |role: &str| plan.linears.iter().any(|l| l.role == role && l.precision.is_quantized());
+    for pair in smoothable_values(&transformed.model).into_iter().filter(|p| planned(&p.down)) {
+        let not_seen = || QuantizeError::NotCalibrated { linear: pair.down.clone() };
+        let seen = statistics.get_mut(&pair.down).ok_or_else(not_seen)?;
+        let weights = RewrittenWeights::new(stored, &transformed.rewrites);
+        let WeightData::Float(weight) = weights.role(&pair.matrix)? else { continue };
+        let scales = balance(&pair, &weight, &seen.input);
+        seen.input.divide(&pair.columns(&scales));
+        smooth(&mut transformed.rewrites, &pair, &scales);
+    }
+    Ok(())
+}
+
+/// The scale of each row that a pair reads: the square root of its largest value over its largest weight. A row that is zero on one side stays.
+fn balance(pair: &Pair, weight: &Tensor<f32>, input: &ChannelRange) -> Vec<f64> {
+    let rows = pair.rows.iter().max().map_or(0, |r| r + 1);
+    let (mut of_input, mut of_weight) = (vec![0.0f64; rows], vec![0.0f64; rows]);
+    let columns = column_maxima(weight);
+    for (k, &row) in pair.rows.iter().enumerate() {
+        of_input[row] = of_input[row].max(largest_input(input, k));
+        of_weight[row] = of_weight[row].max(columns.get(k).copied().unwrap_or(0.0));
+    }
+    let scale = |(x, w): (&f64, &f64)| if *x > 0.0 && *w > 0.0 { (x / w).sqrt() } else { 1.0 };
+    of_input.iter().zip(&of_weight).map(scale).collect()
+}
+
+/// Largest `|w|` of each column.
+fn column_maxima(weight: &Tensor<f32>) -> Vec<f64> {
+    let mut columns = vec![0.0f64; weight.cols()];
+    for row in weight.data().chunks_exact(weight.cols().max(1)) {
+        columns.iter_mut().zip(row).for_each(|(m, w)| *m = m.max(f64::from(w.abs())));
+    }
+    columns
+}
+
+/// Largest `|x|` of channel `k` over both modalities.
+fn largest_input(input: &ChannelRange, k: usize) -> f64 {
+    let of = |seen: &ChannelMax| seen.max.get(k).copied().unwrap_or(0.0);
+    f64::from(of(&input.visual).max(of(&input.text)))
+}
+
 /// All ways in which a recipe may treat one down projection. A remedy that is not possible for it (no Hadamard matrix of the order, no channel
 /// inflated, an activation in the way of smoothing) is left out.
 pub(super) fn treatments(
@@ -198,16 +249,9 @@ const STRENGTHS: [f64; 11] = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 
 /// SmoothQuant's scales `max|x|^a / max|w|^(1 - a)` (arXiv 2211.10438, equation 4) at the strength with the least expected error; none when no strength
 /// has less than the pair as it is.
 fn best_scales(weight: &Tensor<f32>, input: &ChannelRange, precision: Precision) -> Option<Vec<f64>> {
-    let mut columns = vec![0.0f64; weight.cols()];
-    for row in weight.data().chunks_exact(weight.cols().max(1)) {
-        columns.iter_mut().zip(row).for_each(|(m, w)| *m = m.max(f64::from(w.abs())));
-    }
-    let largest = |k: usize| {
-        let of = |seen: &ChannelMax| seen.max.get(k).copied().unwrap_or(0.0);
-        f64::from(of(&input.visual).max(of(&input.text)))
-    };
+    let columns = column_maxima(weight);
     let at = |strength: f64| -> Vec<f64> {
-        let scale = |(k, &w): (usize, &f64)| match (largest(k), w) {
+        let scale = |(k, &w): (usize, &f64)| match (largest_input(input, k), w) {
             // A channel that is zero on one side stays.
             (x, w) if x > 0.0 && w > 0.0 => x.powf(strength) / w.powf(1.0 - strength),
             _ => 1.0,

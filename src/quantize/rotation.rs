@@ -1,14 +1,16 @@
 //! Rotations before quantization: what the recipe asks for, which matrices it becomes, and the proof that the model stayed the same.
 
 use super::error::QuantizeError;
-use super::recipe::RotationRule;
+use super::recipe::{RotationRule, VisionRotation};
 use super::samples::CalibrationSample;
 use crate::exec::{DecoderState, Executor, Generation};
 use crate::graph::{Model, Stream, WeightSource};
 use crate::numeric::Real;
 use crate::numeric::rotation::Rotation;
 use crate::passes::rewrite::Rewrites;
-use crate::passes::{fold_norms, needs_mean, rotate_heads, rotate_stream, stream_width};
+use crate::passes::{
+    PassError, bake_mean, fold_norms, needs_mean, rotate_heads, rotate_stream, stream_width,
+};
 
 /// A model with what is to be done to its weights.
 #[derive(Clone, Debug)]
@@ -48,47 +50,91 @@ impl RotationNote {
 /// # Errors
 /// [`QuantizeError::Pass`] when a pass finds the model in a form it does not know.
 pub fn transform(model: &Model, rule: &RotationRule) -> Result<Transformed, QuantizeError> {
+    let mut transformed = rotate_streams(model, rule)?;
+    transformed.rotate_heads(rule)?;
+    Ok(transformed)
+}
+
+/// The part of [`transform`] before heads are rotated: until then the channels of a value head can still be scaled one by one.
+pub(super) fn rotate_streams(model: &Model, rule: &RotationRule) -> Result<Transformed, QuantizeError> {
     let mut rewrites = Rewrites::default();
     if !rule.any() {
         return Ok(Transformed { model: model.clone(), rewrites, notes: vec![] });
     }
-    let model = fold_norms(model.clone(), &mut rewrites)?;
+    let mut model = fold_norms(model.clone(), &mut rewrites)?;
     let mut notes = vec![];
     // Every matrix has signs of its own.
     let mut seed = rule.seed;
-    for (stream, asked) in [(Stream::Decoder, rule.decoder), (Stream::Vision, rule.vision)] {
+    for (stream, asked) in [(Stream::Decoder, rule.decoder), (Stream::Vision, rule.vision.any())] {
         seed = seed.wrapping_add(1);
         if !asked {
             continue;
         }
-        let what = format!("{stream} stream");
-        let Some(width) = stream_width(&model, stream) else {
-            let reason = "a norm with a gain per channel writes the residual, so no rotation of it is exact";
-            notes.push(RotationNote::left(what, reason.into()));
-            continue;
-        };
-        let rotation = if needs_mean(&model, stream) {
-            Rotation::mean_preserving(width, seed)
-        } else {
-            Rotation::hadamard(width, seed).unwrap_or_else(|| Rotation::random(width, seed))
-        };
-        notes.push(RotationNote::done(what, &rotation));
-        rotate_stream(&model, &mut rewrites, stream, rotation)?;
+        let bakes = stream == Stream::Vision && rule.vision == VisionRotation::BakeMean;
+        let note;
+        (model, note) = rotate(model, &mut rewrites, stream, bakes, seed)?;
+        notes.push(note);
     }
-    if rule.heads {
-        let first = rewrites.rotations.len();
-        let made = |head_dim: usize| Rotation::hadamard(head_dim, seed.wrapping_add(1 + head_dim as u64));
-        let left = rotate_heads(&model, &mut rewrites, made)?;
-        for rotation in &rewrites.rotations[first..] {
-            notes.push(RotationNote::done(format!("heads of {} channels", rotation.order()), rotation));
+    Ok(Transformed { model, rewrites, notes })
+}
+
+impl Transformed {
+    /// Rotates value heads, if `rule` says so.
+    pub(super) fn rotate_heads(&mut self, rule: &RotationRule) -> Result<(), QuantizeError> {
+        if !rule.heads {
+            return Ok(());
+        }
+        // Behind the seeds of the two streams.
+        let seed = |head_dim: usize| rule.seed.wrapping_add(3 + head_dim as u64);
+        let first = self.rewrites.rotations.len();
+        let made = |head_dim: usize| Rotation::hadamard(head_dim, seed(head_dim));
+        let left = rotate_heads(&self.model, &mut self.rewrites, made)?;
+        for rotation in &self.rewrites.rotations[first..] {
+            self.notes.push(RotationNote::done(format!("heads of {} channels", rotation.order()), rotation));
         }
         let no_matrix = |n| {
             let reason = format!("no Hadamard matrix of order {n} is known here");
             RotationNote::left(format!("heads of {n} channels"), reason)
         };
-        notes.extend(left.into_iter().map(no_matrix));
+        self.notes.extend(left.into_iter().map(no_matrix));
+        Ok(())
     }
-    Ok(Transformed { model, rewrites, notes })
+}
+
+/// Rotates a stream, with its mean baked into the writers first if it has one and `bakes`, or says why not.
+fn rotate(
+    mut model: Model,
+    rewrites: &mut Rewrites,
+    stream: Stream,
+    bakes: bool,
+    seed: u64,
+) -> Result<(Model, RotationNote), QuantizeError> {
+    let what = format!("{stream} stream");
+    let Some(width) = stream_width(&model, stream) else {
+        let reason = "a norm with a gain per channel writes the residual, so no rotation of it is exact";
+        return Ok((model, RotationNote::left(what, reason.into())));
+    };
+    let baked = bakes && needs_mean(&model, stream);
+    if baked {
+        model = match bake_mean(model.clone(), rewrites, stream) {
+            Ok(baked) => baked,
+            Err(refusal @ PassError::MeanIsRead { .. }) => {
+                return Ok((model, RotationNote::left(what, refusal.to_string())));
+            }
+            Err(e) => return Err(e.into()),
+        };
+    }
+    let rotation = if needs_mean(&model, stream) {
+        Rotation::mean_preserving(width, seed)
+    } else {
+        Rotation::hadamard(width, seed).unwrap_or_else(|| Rotation::random(width, seed))
+    };
+    let mut note = RotationNote::done(what, &rotation);
+    if baked {
+        note.matrix = Some(format!("mean baked into the writers, {}", rotation.name()));
+    }
+    rotate_stream(&model, rewrites, stream, rotation)?;
+    Ok((model, note))
 }
 
 /// How far two models are apart on one prompt: largest difference of the logits over the largest logit.

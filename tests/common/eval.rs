@@ -15,7 +15,7 @@ use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{CalibrationData, calibration_samples};
 use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule};
 use mquant_export::quantize::{
-    self, CalibrationSample, Decided, Quantized, QuantizedWeights, Workspace, decide, transform,
+    self, CalibrationSample, Decided, Quantized, QuantizedWeights, Workspace, decide,
 };
 use rayon::prelude::*;
 
@@ -73,14 +73,22 @@ pub fn quantize_on(
     weights: &dyn WeightSource,
     recipe: &Recipe,
 ) -> Made {
-    let transformed = transform(&resolved.model, &recipe.rotation).unwrap();
-    let decided = decide(&transformed, weights, recipe, samples, &mut |_, _, _| {}).unwrap();
+    let decided = decide(&resolved.model, weights, recipe, samples, &mut |_, _, _| {}).unwrap();
     let rewritten = RewrittenWeights::new(weights, &decided.rewrites);
+    let quantized = quantize_decided(&decided, samples, &rewritten, recipe);
+    Made { decided, quantized }
+}
+
+/// A decided model, whose weights these are, on its grids.
+pub fn quantize_decided(
+    decided: &Decided,
+    samples: &[CalibrationSample],
+    weights: &dyn WeightSource,
+    recipe: &Recipe,
+) -> Quantized {
     let dir = tempfile::tempdir().unwrap();
     let space = Workspace { dir: dir.path(), activation_memory: u64::MAX };
-    let quantized =
-        quantize::quantize(&decided, &rewritten, recipe, samples, space, &mut |_, _, _| {}).unwrap();
-    Made { decided, quantized }
+    quantize::quantize(decided, weights, recipe, samples, space, &mut |_, _, _| {}).unwrap()
 }
 
 /// Weights rounded to the nearest code of the grid that a model declares, whenever they are asked for.
@@ -116,7 +124,13 @@ fn nearest(w: &Tensor<f32>, grid: Grid) -> GridMatrix {
 pub fn plain(name: &str) -> Recipe {
     let rotation = RotationRule::default();
     let down_projections = DownProjections::default();
-    Recipe { name: format!("{name}-plain"), rotation, down_projections, ..Recipe::load(name).unwrap() }
+    Recipe {
+        name: format!("{name}-plain"),
+        rotation,
+        smooth_values: false,
+        down_projections,
+        ..Recipe::load(name).unwrap()
+    }
 }
 
 /// Exact-match accuracy per kind of question and in all.

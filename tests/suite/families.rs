@@ -56,7 +56,7 @@ fn float_equals_the_goldens(name: &str, ops: &str) {
 }
 
 /// Operators of all graphs as ONNX Runtime optimised them.
-fn count(report: &Json, op: &str) -> u64 {
+pub fn count(report: &Json, op: &str) -> u64 {
     ["vision", "embedding", "model"].iter().filter_map(|g| report[g]["operators"][op].as_u64()).sum()
 }
 
@@ -65,7 +65,7 @@ fn w8a8() -> Recipe {
 }
 
 /// Integer products of the quantized model: one for each linear, two where rows in the order by modality have two scales.
-fn integer_products(model: &Model) -> u64 {
+pub fn integer_products(model: &Model) -> u64 {
     let quantized = model.linears().filter(|(_, _, l)| l.act.is_some());
     let pieces = |(g, n, _): (&Graph, &Node, &Linear)| match n.inputs.get(1) {
         Some(modality) if g.value(*modality).shape[1] == Dim::Sym(Sym::ByModality) => 2,
@@ -133,7 +133,7 @@ fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str, msq: Ms
 }
 
 /// Operands and results of the integer products, and the logits.
-fn tapped_values(model: &Model) -> Vec<String> {
+pub fn tapped_values(model: &Model) -> Vec<String> {
     let quantized = model.linears().filter(|(_, _, l)| l.act.is_some());
     let of = |(g, n, _): (&Graph, &Node, &Linear)| {
         n.inputs.iter().chain(&n.outputs).map(|v| g.value(*v).name.clone()).collect::<Vec<_>>()
@@ -146,7 +146,7 @@ fn tapped_values(model: &Model) -> Vec<String> {
 
 /// Compares each integer product of ONNX Runtime with the definition, on the operands that ONNX Runtime computed: codes of the rows at their
 /// modality's scale times codes of the weight, then scales and bias.
-fn every_linear_is_simulated(
+pub fn every_linear_is_simulated(
     model: &Model,
     (weights, codes): (&dyn WeightSource, &dyn WeightSource),
     found: &Goldens,

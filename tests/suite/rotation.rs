@@ -10,7 +10,7 @@ use mquant_export::numeric::rotation::Rotation;
 use mquant_export::passes::rewrite::{Change, Factors, Rewrites, RewrittenWeights};
 use mquant_export::passes::{PassError, fold_norms, rotate_heads, rotate_stream};
 use mquant_export::pipeline::{calibration_samples, preparer};
-use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule};
+use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule, VisionRotation};
 use mquant_export::quantize::{
     CalibrationSample, Proof, QuantizeError, QuantizedWeights, RotationNote, prove, transform,
 };
@@ -19,10 +19,11 @@ use crate::common::eval::{Made, generation, load_samples, plain, quantize};
 use crate::common::golden::{FIXTURES, for_each_fixture};
 use crate::common::{distance, fixture, open};
 
-const ALL: RotationRule = RotationRule { decoder: true, vision: true, heads: true, seed: 7 };
+const ALL: RotationRule =
+    RotationRule { decoder: true, vision: VisionRotation::KeepMean, heads: true, seed: 7 };
 
 /// Samples of a fixture: one with images and one of text alone.
-fn samples(name: &str, resolved: &Resolved) -> Vec<CalibrationSample> {
+pub fn samples(name: &str, resolved: &Resolved) -> Vec<CalibrationSample> {
     let path = fixture(name).join("samples.jsonl");
     let data = mquant_export::pipeline::CalibrationData { path, allow_outside: false, limit: None };
     let all = calibration_samples(&data, &open(name).0, resolved).unwrap();
@@ -147,7 +148,7 @@ impl Planted {
     }
 }
 
-fn found(what: &str, proof: Proof) {
+pub fn found(what: &str, proof: Proof) {
     println!("{what}: gap {:.1e} in f32, {:.1e} in f64", proof.single, proof.double);
     // A mistake is no rounding: it is as large in f64 as in f32.
     assert!(!proof.holds() && proof.double > 1e-6, "{what} is not found: {proof:?}");

@@ -13,8 +13,8 @@ use crate::graph::spec::{
     VisionSpec,
 };
 use crate::graph::{
-    Basis, Component, DType, Dim, GraphBuilder, Model, Op, Part, Stream, Sym, ValueId,
-    WeightData, WeightDecl, WeightError, WeightFormat, WeightId, WeightSource, build::build, validate,
+    Basis, Component, DType, Dim, GraphBuilder, Model, Op, Part, Stream, Sym, ValueId, WeightData,
+    WeightDecl, WeightError, WeightFormat, WeightId, WeightSource, build::build, validate,
 };
 use crate::numeric::Tensor;
 use crate::numeric::grid::{Grid, GridMatrix};
@@ -173,8 +173,11 @@ fn vision_ops(g: &mut GraphBuilder<'_>) -> Result<(), OpError> {
     let tanh = g.add("tanh", ops::Activate { kind: Activation::GeluTanh }, &[rows])?;
     let cross = ops::CrossAttention { heads: 3, head_dim: 4, into: Sym::ImageTokens };
     let sampled = g.add("sampled", cross, &[queries, tanh, rows, at[1]])?;
+    let mixed = g.add("mixed", ops::Hadamard { left: 1, right: 4 }, &[rows])?;
+    let mixed = g.add("mixed_too", ops::Hadamard { left: 2, right: 2 }, &[mixed])?;
+    let taken = g.add("taken", ops::TakeChannel { channel: 11 }, &[mixed])?;
     let joined = g.add("joined", ops::Join, &[sampled, sampled, sampled])?;
-    [around[0], around[1], joined].into_iter().for_each(|v| g.output(v));
+    [around[0], around[1], joined, taken].into_iter().for_each(|v| g.output(v));
     Ok(())
 }
 

@@ -227,3 +227,24 @@ fn what_depends_on_the_order_of_tokens_refuses_rows_in_another() {
     let all = [ordered(16), ordered(16), ordered(16), mask.clone(), past.clone(), past.clone()];
     refuses(attention, &all, "does not describe the prompts");
 }
+
+#[test]
+fn online_rotations_have_a_matrix_and_whole_runs() {
+    let x = float(&[B, S, n(24)]);
+    yields(Hadamard { left: 1, right: 12 }, std::slice::from_ref(&x), &[&x.shape], None);
+    yields(Hadamard { left: 2, right: 4 }, std::slice::from_ref(&x), &[&x.shape], None);
+    refuses(Hadamard { left: 1, right: 3 }, std::slice::from_ref(&x), "order 3");
+    refuses(Hadamard { left: 0, right: 4 }, std::slice::from_ref(&x), "order 0");
+    refuses(Hadamard { left: 4, right: 4 }, std::slice::from_ref(&x), "runs of 16");
+    refuses(Hadamard { left: 1, right: 12 }, &[stream(&x.shape)], "basis");
+}
+
+#[test]
+fn a_channel_that_is_taken_exists() {
+    let x = float(&[B, S, n(6)]);
+    for channel in [0, 5] {
+        yields(TakeChannel { channel }, std::slice::from_ref(&x), &[&[B, S, n(1)]], None);
+    }
+    refuses(TakeChannel { channel: 6 }, std::slice::from_ref(&x), "does not exist");
+    refuses(TakeChannel { channel: 0 }, &[stream(&x.shape)], "basis");
+}

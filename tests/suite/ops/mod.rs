@@ -2,6 +2,7 @@
 
 mod attention;
 mod case;
+mod channels;
 mod order;
 mod pointwise;
 mod rotary;

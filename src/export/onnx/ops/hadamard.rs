@@ -1,6 +1,11 @@
 //! The online Hadamard product: runs of channels as an axis of their own, then one product with a small constant matrix per factor.
 //!
-//! HEADER
+//! Measured (ONNX Runtime 1.32, two cores, 1088 x 8960; ms prefill / decode), beside an int8 linear 8960 -> 1536 of 20 to 48 / 0.08 to 0.18: block 64
+//! as one product 9.8 / 0.010, as 8 x 8 32 / 0.023; 128 as one 17.7 / 0.014, as 8 x 16 32 / 0.015; 256 as one 32 / 0.024, as 16 x 16 24 / 0.012;
+//! 8960 = 80 x 112 32 / 0.021, 64 x 140 40 / 0.022.
+//!
+//! The left factor multiplies from the left, a product with a matrix per run. Transposed, multiplied from the right and transposed back it takes 40 ms at
+//! 16 x 16 and 45 at 80 x 112.
 
 use super::super::call::Call;
 use super::super::emit::Emitter;
