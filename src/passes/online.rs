@@ -2,7 +2,7 @@
 //! matrices. For inputs that no rotation of weights reaches, because a non-linearity or a product makes them: down projections (QuaRot, arXiv
 //! 2404.00456 section 4.2; MQuant, arXiv 2502.00425).
 //!
-//! Requires: linears not merged and not quantized; a scale that [`smooth`](super::smooth) moves was moved before. Ensures: the model computes the same, up to
+//! Requires: linears not merged and not quantized; a scale that [`smooth`](super::smooth()) moves was moved before. Ensures: the model computes the same, up to
 //! the rounding of weights; only the linear reads the rotated value.
 //!
 //! Names: the node and its value are `<linear>.hadamard`.

@@ -320,3 +320,54 @@ impl WeightSource for RewrittenWeights<'_> {
         self.changed(role, usize::MAX).map(Some)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `m` is `[4, 2]` with rows 0 1, 2 3, 4 5, 6 7; `v` is the numbers 0 to 3.
+    struct Numbers;
+
+    impl WeightSource for Numbers {
+        fn role(&self, role: &str) -> Result<WeightData, WeightError> {
+            let shape = if role == "m" { vec![4, 2] } else { vec![4] };
+            let data = (0..shape.iter().product::<usize>()).map(|i| i as f32).collect();
+            let shaped = Tensor::new(shape, data);
+            shaped.map(WeightData::Float).map_err(|source| WeightError::Shape { name: role.into(), source })
+        }
+    }
+
+    fn changed(role: &str, changes: &[Change]) -> Result<Vec<f64>, WeightError> {
+        let mut rewrites = Rewrites::default();
+        changes.iter().for_each(|c| rewrites.push(role, c.clone()));
+        let found = RewrittenWeights::new(&Numbers, &rewrites).role_f64(role)?;
+        Ok(found.unwrap().into_data())
+    }
+
+    #[test]
+    fn means_leave_runs_of_rows_and_of_columns() {
+        let rows = |width| changed("m", &[Change::CenterRows { width }]);
+        assert_eq!(rows(4).unwrap(), [-3.0, -3.0, -1.0, -1.0, 1.0, 1.0, 3.0, 3.0]);
+        assert_eq!(rows(2).unwrap(), [-1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, 1.0]);
+        assert_eq!(changed("v", &[Change::CenterRows { width: 2 }]).unwrap(), [-0.5, 0.5, -0.5, 0.5]);
+        let columns = changed("m", &[Change::CenterColumns { width: 2 }]).unwrap();
+        assert_eq!(columns, [-0.5, 0.5, -0.5, 0.5, -0.5, 0.5, -0.5, 0.5]);
+        assert!(matches!(rows(3), Err(WeightError::Shape { name, .. }) if name == "m"));
+    }
+
+    #[test]
+    fn an_added_column_is_the_matrix_as_it_was_then() {
+        let mut rewrites = Rewrites::default();
+        rewrites.push("m", Change::ScaleColumns { by: Factors::Numbers(vec![1.0, 10.0]) });
+        rewrites.add_column("c", "m", 1);
+        rewrites.push("m", Change::ZeroColumn { column: 1 });
+        rewrites.push("c", Change::CenterRows { width: 4 });
+        rewrites.add_column("outside", "m", 2);
+        let weights = RewrittenWeights::new(&Numbers, &rewrites);
+        let of = |role: &str| weights.role_f64(role).unwrap().unwrap();
+        assert_eq!((of("c").shape(), of("c").data()), (&[4, 1][..], &[-30.0, -10.0, 10.0, 30.0][..]));
+        assert_eq!(of("m").data(), [0.0, 0.0, 2.0, 0.0, 4.0, 0.0, 6.0, 0.0]);
+        assert!(matches!(weights.role("outside"), Err(WeightError::Shape { name, .. }) if name == "outside"));
+        assert!(changed("m", &[Change::ZeroColumn { column: 2 }]).is_err());
+    }
+}
