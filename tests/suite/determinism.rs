@@ -13,11 +13,11 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
 }
 
-/// Every file of a W8A8 export of a fixture.
+/// Every file of a W4A8 export of a fixture.
 fn exported(name: &str, data: &str, threads: &str) -> BTreeMap<String, Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let calibration = fixture(name).join(data).display().to_string();
-    let flags = ["--recipe", "w8a8", "--calibration", &calibration, "--threads", threads];
+    let flags = ["--recipe", "w4a8", "--calibration", &calibration, "--threads", threads];
     files(&export_fixture(dir.path(), name, &flags))
 }
 

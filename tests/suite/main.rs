@@ -27,3 +27,4 @@ mod rotation;
 mod schemas;
 mod sizes;
 mod trained;
+mod w4a8;
