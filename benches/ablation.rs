@@ -11,16 +11,16 @@ use common::agreement::{Interval, Said, SampleAgreement, interval};
 use common::case::Case;
 use common::eval::{TINY, samples};
 use common::fixture;
-use common::planted::Planting;
+use common::planted::PLANTED;
 use mquant_export::calibrate::Sample;
+use mquant_export::calibrate::observe::RangeRule;
 use mquant_export::quantize::recipe::{
-    Activations, DownProjections, Gptq, Precision, Recipe, Remedy, RotationRule, Weights,
+    Activations, DownProjections, Gptq, LoopInputs, Precision, Recipe, Remedy, RotationRule, VisionRotation,
+    Weights,
 };
 
 /// Evaluation samples.
 const SAMPLES: usize = 128;
-/// Outliers of the twin: factor of a planted channel. Channels, seed and sites are those of [`Planting::default`].
-const FACTOR: f32 = 40.0;
 /// Channels of an online Hadamard product; 0 stands for all.
 const BLOCK: usize = 0;
 
@@ -36,8 +36,7 @@ fn main() {
     let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| *w != "--write").collect();
     let samples = &samples("evaluation.tsv")[..SAMPLES];
     let dir = tempfile::tempdir().unwrap();
-    let planting = Planting { factor: FACTOR, ..Planting::default() };
-    let cases = [("natural", Case::open(&fixture(TINY))), ("planted", Case::twin(dir.path(), &planting))];
+    let cases = [("natural", Case::open(&fixture(TINY))), ("planted", Case::twin(dir.path(), &PLANTED))];
     let float = cases[0].1.float(samples);
     let mut table = String::new();
     for (model, case) in &cases {
@@ -71,7 +70,7 @@ const HEAD: &str = "| | right | KLD | same best token | answers changed |\n|---|
 fn title(model: &str) -> String {
     match model {
         "natural" => "The trained model".into(),
-        _ => format!("Its twin with channels {FACTOR} times larger"),
+        _ => format!("Its twin, {} channels in each place {} times larger", PLANTED.channels, PLANTED.factor),
     }
 }
 
@@ -121,7 +120,40 @@ fn rows() -> Vec<Row> {
             }
         }
     }
+    rows.extend(variants());
     rows
+}
+
+/// The built-in recipes, and the default one with one thing changed.
+fn variants() -> Vec<Row> {
+    let built_in = ["w8a8", "w4a8", "w4a8-all", "w4a8-channel", "w4a16"];
+    let built_in =
+        built_in.map(|name| Row { name: format!("recipe {name}"), recipe: Recipe::load(name).unwrap() });
+    let changed = |what: &str, change: &dyn Fn(&mut Recipe)| {
+        let mut recipe = Recipe::load("w4a8").unwrap();
+        change(&mut recipe);
+        Row { name: format!("recipe w4a8, {what}"), recipe }
+    };
+    let inputs = |inputs| move |r: &mut Recipe| r.gptq = Some(Gptq { inputs, ..r.gptq.unwrap_or_default() });
+    let decoder =
+        |grid: &'static str| move |r: &mut Recipe| r.components.decoder.weights = grid.parse().unwrap();
+    let changes = [
+        changed("observer mse", &|r| r.observer = RangeRule::Mse),
+        changed("observer percentile 99.99", &|r| r.observer = RangeRule::Percentile(99.99)),
+        changed("zero points the other way", &|r| r.asymmetric = !r.asymmetric),
+        changed("values not smoothed", &|r| r.smooth_values = false),
+        changed("vision mean baked", &|r| r.rotation.vision = VisionRotation::BakeMean),
+        changed("seed 1", &|r| r.rotation.seed = 1),
+        changed("seed 2", &|r| r.rotation.seed = 2),
+        changed("natural order", &|r| r.gptq = Some(Gptq { act_order: false, ..r.gptq.unwrap_or_default() })),
+        changed("no search", &|r| r.search = false),
+        changed("gptq on float inputs", &inputs(LoopInputs::Float)),
+        changed("gptq on rounded inputs", &inputs(LoopInputs::WeightsAndActivations)),
+        changed("decoder int4/32", &decoder("int4/32")),
+        changed("decoder int3/32", &decoder("int3/32")),
+        changed("decoder int2/32", &decoder("int2/32")),
+    ];
+    built_in.into_iter().chain(changes).collect()
 }
 
 fn recipe(
@@ -142,6 +174,7 @@ fn recipe(
     recipe.search = gptq;
     let all = RotationRule { seed: 0, ..recipe.rotation };
     recipe.rotation = if transformation == "plain" { RotationRule::default() } else { all };
+    recipe.smooth_values = !matches!(transformation, "plain" | "rotated");
     let always = |remedy| DownProjections { candidates: vec![remedy], always: true };
     recipe.down_projections = match transformation {
         "smoothed" => always(Remedy::Smooth),

@@ -3,25 +3,22 @@
 
 use mquant_export::exec::{DecoderState, Executor};
 use mquant_export::family::CheckpointWeights;
+use mquant_export::graph::{WeightData, WeightSource};
 use mquant_export::numeric::grid::Grid;
 use mquant_export::numeric::rounding::{self, quantize_matrix};
 use mquant_export::numeric::{Factor, FactorOptions, Hessian};
 use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{CalibrationData, calibration_samples, preparer};
-use mquant_export::quantize::recipe::{Activations, Budget, Precision, Recipe, Weights};
+use mquant_export::quantize::recipe::{Activations, Budget, Precision, Recipe, RotationRule, Weights};
 use mquant_export::quantize::{
     CalibrationSample, MINIMUM_ROWS, QuantizeError, QuantizedWeights, Reason, Workspace, decide, quantize,
 };
-use mquant_export::graph::{WeightData, WeightSource};
 
 use crate::common::case::Case;
 use crate::common::eval::{Made, TINY, bundle, generation, plain, quantize_on, samples};
 use crate::common::judge::{export_fixture, judge, text};
-use crate::common::planted::Planting;
+use crate::common::planted::PLANTED;
 use crate::common::{Goldens, distance, fixture, open};
-
-/// Channels of the twin are so many times larger.
-const FACTOR: f32 = 40.0;
 
 fn w4a8() -> Recipe {
     Recipe::load("w4a8").unwrap()
@@ -47,15 +44,21 @@ fn w4a8_keeps_every_answer_of_the_trained_model_and_of_its_twin() {
     let dir = tempfile::tempdir().unwrap();
     let natural = Case::open(&fixture(TINY));
     let float = natural.float(samples);
-    let twin = Case::twin(dir.path(), &Planting { factor: FACTOR, ..Planting::default() });
-    let on_natural = natural.by(&w4a8(), samples).against(&float);
-    let on_twin = twin.by(&w4a8(), samples).against(&float);
-    println!("natural: {on_natural}\ntwin:    {on_twin}");
-    for agreement in [on_natural, on_twin] {
-        assert!(agreement.accuracy >= 0.99 * float.accuracy(), "{agreement}");
-        assert!(agreement.top1 >= 0.98, "{agreement}");
+    let twin = Case::twin(dir.path(), &PLANTED);
+    let mut kld = [0.0; 2];
+    // The divergence is a ten-millionth, and where single codes fall moves it by a third; the mean over rotations does not hide a method that fails.
+    for seed in 0..3 {
+        let recipe = Recipe { rotation: RotationRule { seed, ..w4a8().rotation }, ..w4a8() };
+        for (i, case) in [&natural, &twin].into_iter().enumerate() {
+            let agreement = case.by(&recipe, samples).against(&float);
+            println!("{}, seed {seed}: {agreement}", ["natural", "twin"][i]);
+            assert!(agreement.accuracy >= 0.99 * float.accuracy(), "{agreement}");
+            assert!(agreement.top1 >= 0.98, "{agreement}");
+            kld[i] += agreement.kld / 3.0;
+        }
     }
-    assert!(on_twin.kld <= 1.2 * on_natural.kld, "{on_twin}; {on_natural}");
+    println!("mean KLD: natural {:.2e}, twin {:.2e}", kld[0], kld[1]);
+    assert!(kld[1] <= 1.2 * kld[0], "{kld:?}");
     let lost = twin.by(&naive(), samples).against(&float);
     println!("twin, naive: {lost}");
     assert!(lost.accuracy <= 0.8 * float.accuracy(), "the twin is too easy: {lost}");
@@ -80,7 +83,10 @@ fn w4a8_in_onnx_runtime_answers_as_the_executor_does() {
     let data = text(&calibration(None).path);
     let artifact = export_fixture(dir.path(), TINY, &["--calibration", &data]);
     let out = dir.path().join("out.safetensors");
-    judge("onnx_generate.py", &[&text(&artifact), &text(&prompts), &text(&out), "--max-new", "1", "--logits"]);
+    judge(
+        "onnx_generate.py",
+        &[&text(&artifact), &text(&prompts), &text(&out), "--max-new", "1", "--logits"],
+    );
     let found = Goldens::read(&out);
     let (mut near, mut same) = (0, 0);
     for (i, sample) in samples.iter().enumerate() {
@@ -89,8 +95,8 @@ fn w4a8_in_onnx_runtime_answers_as_the_executor_does() {
         let logits = |exec| DecoderState::prefill(exec, &prompt).unwrap().logits;
         let runtime = found.floats(&format!("s{i}.logits"));
         let simulated = logits(&simulated);
-        let share = distance(runtime.data(), simulated.data())
-            / distance(runtime.data(), logits(&float).data());
+        let share =
+            distance(runtime.data(), simulated.data()) / distance(runtime.data(), logits(&float).data());
         near += usize::from(share < 0.02);
         let last = |t: &[f32]| {
             let row = &t[t.len() - simulated.cols()..];
@@ -159,16 +165,15 @@ fn too_few_rows_and_no_rows_are_refused_with_the_linear() {
     let (checkpoint, resolved) = open(TINY);
     let mut given = calibration_samples(&calibration(Some(1)), &checkpoint, &resolved).unwrap();
     let (image, recipe) = (resolved.description.prompt.image_token_id, w4a8());
-    // One image of a few patches gives the projector fewer rows than a Hessian needs.
+    // One image has fewer patches than a Hessian needs rows.
+    let rows = given[0].pixels.rows() as u64;
+    assert!(rows < MINIMUM_ROWS);
     let e = refused(&recipe, &given);
-    let rows = given[0].ids.iter().filter(|id| **id == image).count();
-    match &e {
-        QuantizeError::FewRows { linear, rows: found } if rows < MINIMUM_ROWS as usize => {
-            assert_eq!((linear.as_str(), *found), ("projector.up", rows as u64));
-        }
-        e => panic!("{rows} rows: {e}"),
-    }
-    assert!(e.to_string().contains("projector.up") && e.is_user_error(), "{e}");
+    assert!(
+        matches!(&e, QuantizeError::FewRows { linear, rows: found } if linear == "vision.patch" && *found == rows),
+        "{e}"
+    );
+    assert!(e.to_string().contains("vision.patch") && e.is_user_error(), "{e}");
     given[0].grids.clear();
     given[0].ids.retain(|id| *id != image);
     let n = given[0].ids.len();
