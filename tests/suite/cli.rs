@@ -133,12 +133,30 @@ fn a_dry_run_plans_and_writes_nothing() {
     let (model, samples) = (model(), samples());
     let args = [&model, "--format", "onnx", "--calibration", &samples, "--dry-run"];
     let ran = run_in(dir.path(), &args).expect(0);
-    for part in ["qwen2_vl-w8a8-onnx", "samples.jsonl", "decoder.layers.*.mlp.down", "int8"] {
+    for part in ["qwen2_vl-w4a8-onnx", "samples.jsonl", "decoder.layers.*.mlp.down", "int4/128"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
     let json = run_in(dir.path(), &[&args[..], &["--json"]].concat()).expect(0).json();
-    assert_eq!(json["recipe"], "w8a8");
+    assert_eq!(json["recipe"], "w4a8");
     assert!(json["linears"].as_array().unwrap().len() > 10, "{json}");
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn explain_shows_what_was_weighed_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, samples) = (model(), samples());
+    let args = |linear| [&model, "--format", "onnx", "--calibration", &samples, "-q", "--explain", linear];
+    let ran = run_in(dir.path(), &args("decoder.layers.0.mlp.down")).expect(0);
+    for part in ["int4/128", "smooth", "expected error", "least"] {
+        assert!(ran.out.contains(part), "{part}: {}", ran.out);
+    }
+    let json =
+        run_in(dir.path(), &[&args("decoder.layers.0.mlp.down")[..], &["--json"]].concat()).expect(0).json();
+    let candidates = json["decision"]["candidates"].as_array().unwrap();
+    assert_eq!(candidates.len(), 2, "{json}");
+    let ran = run_in(dir.path(), &args("decoder.layers.0.mlp.dawn")).expect(2);
+    assert!(ran.err.contains("decoder.layers.0.mlp.down"), "{}", ran.err);
     assert!(names(dir.path()).is_empty());
 }
 
@@ -174,7 +192,7 @@ fn a_float_export_reports_and_does_not_overwrite() {
     let export = [model.as_str(), "--format", "onnx", "--recipe", "float", "--threads", "1"];
     let ran = run_in(dir.path(), &export).expect(0);
     assert!(ran.out.starts_with("artifact     qwen2_vl-float-onnx\n"), "{}", ran.out);
-    assert!(ran.err.starts_with("[1/6] read\n") && ran.err.contains("[6/6] finish: done in "), "{}", ran.err);
+    assert!(ran.err.starts_with("[1/7] read\n") && ran.err.contains("[7/7] finish: done in "), "{}", ran.err);
     assert_eq!(names(dir.path()), ["qwen2_vl-float-onnx"]);
 
     let ran = run_in(dir.path(), &[&export[..], &["--json"]].concat()).expect(2);
@@ -191,11 +209,17 @@ fn a_float_export_reports_and_does_not_overwrite() {
 fn inspect_shows_an_artifact_and_what_changed_in_it() {
     let dir = tempfile::tempdir().unwrap();
     let (model, samples) = (model(), samples());
-    let export =
-        [&model, "--format", "onnx", "--calibration", &samples, "--calibration-samples", "2", "-o", "out"];
+    let mut export = vec![model.as_str(), "--format", "onnx", "--calibration", &samples, "-o", "out"];
+    let few = run_in(dir.path(), &[&export[..], &["--calibration-samples", "2"]].concat()).expect(2);
+    assert!(
+        few.err.contains("the linear projector.up saw") && few.err.contains("\nhint: add"),
+        "{}",
+        few.err
+    );
+    export.push("-q");
     run_in(dir.path(), &export).expect(0);
     let ran = run_in(dir.path(), &["inspect", "out"]).expect(0);
-    for part in ["w8a8", "all as written", "model.onnx", "decoder.layers.0.mlp.down", "2 samples"] {
+    for part in ["w4a8", "all as written", "model.onnx", "decoder.layers.0.mlp.down", "5 samples"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
     assert!(run_in(dir.path(), &["inspect", "out/model.onnx"]).expect(0).out.contains("inputs_embeds"));
@@ -205,7 +229,7 @@ fn inspect_shows_an_artifact_and_what_changed_in_it() {
     let changed: Vec<&Value> =
         json["files"].as_array().unwrap().iter().filter(|f| f["state"] != "ok").map(|f| &f["name"]).collect();
     assert_eq!(changed, ["genai_config.json"]);
-    assert_eq!(json["manifest"]["recipe"]["name"], "w8a8");
+    assert_eq!(json["manifest"]["recipe"]["name"], "w4a8");
 }
 
 #[test]
