@@ -72,12 +72,8 @@ mod tests {
             precision,
             decided_by: Decision::Component,
         };
-        let explained = Explanation {
-            schema_version: 1,
-            recipe: "w8a8".into(),
-            linear,
-            decision: Some(decision),
-        };
+        let explained =
+            Explanation { schema_version: 1, recipe: "w8a8".into(), linear, decision: Some(decision) };
         let lines = lines(&explained);
         assert!(lines.contains(&"activations  msq".to_string()), "{lines:?}");
         let last = lines.last().unwrap();

@@ -49,8 +49,7 @@ pub fn explain(
     let samples = prepared.as_ref().map_or(&[][..], |p| &p.samples);
     let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let mut counted = Counted::new(progress, Stage::Calibrate);
-    let decided =
-        quantize::decide(&plan.transformed, &stored, &request.recipe, samples, &mut counted.step());
+    let decided = quantize::decide(&plan.transformed, &stored, &request.recipe, samples, &mut counted.step());
     counted.end();
     let decided = decided?;
     let gone = || PipelineError::NoLinear { role: role.to_string(), nearest: String::new() };

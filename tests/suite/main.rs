@@ -16,6 +16,7 @@ mod generate;
 mod goldens;
 mod layouts;
 mod long_context;
+mod memory;
 mod onnx;
 mod ops;
 mod passes;

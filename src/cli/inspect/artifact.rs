@@ -136,7 +136,10 @@ impl ArtifactSeen {
         let line = |c: &ComponentSeen| {
             let grids: Vec<String> = c.linears.iter().map(|(grid, n)| format!("{n} {grid}")).collect();
             let (integer, two) = (count(c.integer_linears as u64), count(c.two_scales as u64));
-            let text = format!("{} linears, {integer} with int8 inputs, {two} with a scale per modality", grids.join(", "));
+            let text = format!(
+                "{} linears, {integer} with int8 inputs, {two} with a scale per modality",
+                grids.join(", ")
+            );
             property(c.name, text)
         };
         self.components.iter().map(line).collect()
