@@ -38,5 +38,6 @@ pub mod graph;
 pub mod numeric;
 pub mod passes;
 pub mod pipeline;
+mod positioned;
 pub mod quantize;
 pub mod tokenizer;

@@ -66,6 +66,32 @@ pub enum CheckpointError {
         /// Its value (an F64 beyond the range of f32 shows as infinite).
         value: f32,
     },
+    /// A weight file ends before the tensor's data, which it held when it was opened.
+    #[error(
+        "{file}: tensor {tensor:?}: the file ends at byte {found}, the tensor at {expected}; it was longer when it was \
+        opened (is it being written? a checkpoint must not change while it is read)",
+        file = file.display()
+    )]
+    CutShort {
+        /// The weight file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// One past the tensor's last byte in the file.
+        expected: u64,
+        /// Length of the file now.
+        found: u64,
+    },
+    /// The operating system refused to read a tensor's data.
+    #[error("{file}: tensor {tensor:?}: cannot be read: {cause}", file = file.display())]
+    Read {
+        /// The weight file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What the system said.
+        cause: std::io::Error,
+    },
     /// Elements beyond the end of a tensor were asked for.
     #[error(
         "{file}: tensor {tensor:?}: elements {start}..+{count} asked for, it has {elements}",

@@ -24,7 +24,7 @@ use super::problem::Problem;
 pub const MAX_HEADER: u64 = 100_000_000;
 
 /// Bytes of the length field in front of the header.
-const LENGTH_FIELD: usize = 8;
+pub const LENGTH_FIELD: u64 = 8;
 
 /// One tensor as the header describes it, its byte range checked against shape, type and file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,19 +36,42 @@ pub struct TensorEntry {
     /// Extents, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
     /// First byte, from the start of the file.
-    pub begin: usize,
+    pub begin: u64,
     /// One past the last byte, from the start of the file.
-    pub end: usize,
+    pub end: u64,
 }
 
-/// Reads and checks the header of a whole safetensors file held in `bytes`; `file` is its name for messages.
+/// Length of the header text of a file of `len` bytes that begins with `field`: [`LENGTH_FIELD`] bytes, or all there are. `file` is its name
+/// for messages. The text is inside the file, so its length is safe to allocate.
+///
+/// # Errors
+/// The [`Problem`] of a file too short for its header, or of a header longer than [`MAX_HEADER`].
+pub fn text_len(file: &str, field: &[u8], len: u64) -> Result<usize, Problem> {
+    let file = || file.to_owned();
+    let Ok(field) = field.try_into() else {
+        return Err(Problem::TooShort { file: file(), len });
+    };
+    let text = u64::from_le_bytes(field);
+    if text > MAX_HEADER {
+        return Err(Problem::HeaderTooLarge { file: file(), len: text, cap: MAX_HEADER });
+    }
+    let found = len.saturating_sub(LENGTH_FIELD);
+    // `MAX_HEADER` fits every `usize` there is.
+    match usize::try_from(text) {
+        Ok(length) if text <= found => Ok(length),
+        _ => Err(Problem::HeaderPastEnd { file: file(), len: text, found }),
+    }
+}
+
+/// Reads and checks the header text of a safetensors file of `len` bytes; `file` is its name for messages.
 /// Returns the tensors in order of their data. Never panics and never allocates by an unchecked number.
 ///
 /// # Errors
 /// Everything that is wrong with the header, at least one [`Problem`]. Text that is not a header at all ends the list
 /// early, since nothing behind it can be trusted.
-pub fn parse(file: &str, bytes: &[u8]) -> Result<Vec<TensorEntry>, Vec<Problem>> {
-    let (text, data_start) = header_text(file, bytes).map_err(|problem| vec![problem])?;
+pub fn parse(file: &str, text: &[u8], len: u64) -> Result<Vec<TensorEntry>, Vec<Problem>> {
+    let data_start = LENGTH_FIELD + text.len() as u64;
+    let text = as_json(file, text).map_err(|problem| vec![problem])?;
     let raw: RawHeader = serde_json::from_str(text)
         .map_err(|cause| vec![Problem::HeaderJson { file: file.to_owned(), cause }])?;
     let mut problems = Vec::new();
@@ -58,39 +81,27 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Vec<TensorEntry>, Vec<Problem>>
             problems.push(Problem::DuplicateTensor { file: file.to_owned(), tensor: name.clone() });
         }
     }
-    let data_len = bytes.len() - data_start;
-    let entries = layout::check(file, raw.entries, data_start, data_len, &mut problems);
+    let data = data_start..len.max(data_start);
+    let entries = layout::check(file, raw.entries, data, &mut problems);
     if problems.is_empty() { Ok(entries) } else { Err(problems) }
 }
 
-/// The header text and the offset at which the data starts.
-fn header_text<'a>(file: &str, bytes: &'a [u8]) -> Result<(&'a str, usize), Problem> {
+/// Header bytes that may be JSON: they begin as the format asks and are UTF-8.
+fn as_json<'a>(file: &str, header: &'a [u8]) -> Result<&'a str, Problem> {
     let file = || file.to_owned();
-    let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_FIELD>() else {
-        return Err(Problem::TooShort { file: file(), len: bytes.len() });
-    };
-    let len = u64::from_le_bytes(*length);
-    if len > MAX_HEADER {
-        return Err(Problem::HeaderTooLarge { file: file(), len, cap: MAX_HEADER });
-    }
-    let header = usize::try_from(len).ok().and_then(|len| rest.get(..len));
-    let Some(header) = header else {
-        return Err(Problem::HeaderPastEnd { file: file(), len, found: rest.len() });
-    };
     match header.first() {
         Some(b'{') => {}
         found => return Err(Problem::HeaderStart { file: file(), found: found.copied().unwrap_or(0) }),
     }
-    let text = std::str::from_utf8(header).map_err(|error| {
+    std::str::from_utf8(header).map_err(|error| {
         let at = error.valid_up_to();
         let near = &header[at.saturating_sub(24)..header.len().min(at + 24)];
         Problem::HeaderNotUtf8 {
             file: file(),
-            offset: LENGTH_FIELD + at,
+            offset: LENGTH_FIELD as usize + at,
             near: near.escape_ascii().to_string().replace("\\\"", "'"),
         }
-    })?;
-    Ok((text, LENGTH_FIELD + header.len()))
+    })
 }
 
 /// One entry as written, before any check. Unknown keys are ignored, as the reference implementation does.

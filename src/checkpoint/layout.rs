@@ -4,25 +4,26 @@
 //! Full coverage is part of the format: bytes that belong to no tensor would allow files that are two things at once
 //! (safetensors `attacks/`), and an overlap would let one tensor's edit change another.
 
+use std::ops::Range;
+
 use super::dtype::Dtype;
 use super::header::{RawEntry, TensorEntry};
 use super::problem::Problem;
 
-/// Checks all entries of `file`, whose data starts at byte `data_start` and is `data_len` bytes long. Returns the sound
-/// ones in data order and appends everything else to `problems`.
+/// Checks all entries of `file`, whose data is the bytes `data` of it. Returns the sound ones in data order and appends everything else
+/// to `problems`.
 pub(super) fn check(
     file: &str,
     mut raw: Vec<(String, RawEntry)>,
-    data_start: usize,
-    data_len: usize,
+    data: Range<u64>,
     problems: &mut Vec<Problem>,
 ) -> Vec<TensorEntry> {
     // Writers order entries as they like; an empty tensor shares its start with the next one and goes first.
     raw.sort_by_key(|(_, entry)| entry.data_offsets);
-    check_coverage(file, &raw, data_len as u64, problems);
+    check_coverage(file, &raw, data.end - data.start, problems);
     let mut entries = Vec::with_capacity(raw.len());
     for (name, entry) in raw {
-        match check_entry(file, &name, &entry, data_start) {
+        match check_entry(file, &name, &entry, data.start) {
             Ok((dtype, shape, begin, end)) => entries.push(TensorEntry { name, dtype, shape, begin, end }),
             Err(problem) => problems.push(problem),
         }
@@ -31,10 +32,10 @@ pub(super) fn check(
 }
 
 /// Type, shape and byte range of one entry, the range counted from the start of the file.
-type Sound = (Dtype, Vec<usize>, usize, usize);
+type Sound = (Dtype, Vec<usize>, u64, u64);
 
 /// One entry on its own: type, shape and size of its range.
-fn check_entry(file: &str, name: &str, entry: &RawEntry, data_start: usize) -> Result<Sound, Problem> {
+fn check_entry(file: &str, name: &str, entry: &RawEntry, data_start: u64) -> Result<Sound, Problem> {
     let (file, tensor) = (file.to_owned(), name.to_owned());
     let (begin, end) = entry.data_offsets;
     let Some(dtype) = Dtype::from_name(&entry.dtype) else {
@@ -55,10 +56,9 @@ fn check_entry(file: &str, name: &str, entry: &RawEntry, data_start: usize) -> R
         let shape = entry.shape.clone();
         return Err(Problem::WrongSize { file, tensor, dtype, shape, expected, found });
     }
-    let absolute = |at: u64| usize::try_from(at).ok().and_then(|at| at.checked_add(data_start));
-    match (absolute(begin), absolute(end)) {
+    match (data_start.checked_add(begin), data_start.checked_add(end)) {
         (Some(begin), Some(end)) => Ok((dtype, shape, begin, end)),
-        // Past the address space is past the end of the file; `check_coverage` says so with the file's length too.
+        // No file is that long; `check_coverage` says so with the file's length too.
         _ => Err(Problem::WrongSize { file, tensor, dtype, shape: entry.shape.clone(), expected, found }),
     }
 }

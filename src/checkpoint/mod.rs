@@ -2,9 +2,11 @@
 //! disk; it knows files and formats, and nothing about model families (`family`) or arithmetic (`numeric`).
 //!
 //! Opening checks everything that can be known without reading weights (headers, byte ranges, index against shards) and
-//! reports all problems at once. Weights are mapped, so a checkpoint larger than memory is fine; a tensor is decoded
-//! when it is asked for, and NaN or infinite weights are refused then. A checkpoint must not be changed while it is
-//! open (see `mmap.rs`).
+//! reports all problems at once. Weights stay in their files, so a checkpoint larger than memory is fine; a tensor is
+//! read and decoded block by block when it is asked for, and NaN or infinite weights are refused then. Files are read
+//! by position and not mapped: resident pages of a map count as memory of the process and grow with the model, at the
+//! same speed (float export of 227 MB in 3.2 s: peak 246 MB mapped, 28 MB read), and a file cut short meanwhile would
+//! end the process instead of the read.
 
 mod dtype;
 mod error;
@@ -12,7 +14,6 @@ mod folder;
 pub mod header;
 mod index;
 mod layout;
-mod mmap;
 mod open;
 mod problem;
 mod side_files;
@@ -28,7 +29,7 @@ pub use problem::Problem;
 pub use side_files::SideFiles;
 pub use tensor::TensorRef;
 
-use mmap::MappedFile;
+use crate::positioned::PositionedFile;
 
 /// An open checkpoint. `Send + Sync`: tensors may be read from many threads.
 #[derive(Debug)]
@@ -40,24 +41,24 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Location>,
 }
 
-/// One mapped weight file.
+/// One open weight file.
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    map: MappedFile,
+    file: PositionedFile,
 }
 
-/// Where a tensor is: `bytes` is inside the file of `shards[shard]` (checked by `layout.rs`).
+/// Where a tensor is: `bytes` was inside the file of `shards[shard]` when it was opened (checked by `layout.rs`).
 #[derive(Debug)]
 struct Location {
     shard: usize,
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Range<usize>,
+    bytes: Range<u64>,
 }
 
 impl Checkpoint {
-    /// Opens the folder `dir`: reads `config.json` and the header of every weight file, maps the weights, reads none.
+    /// Opens the folder `dir`: reads `config.json` and the header of every weight file, no weights.
     ///
     /// Weights are `model.safetensors`, or the shards of `model.safetensors.index.json`. When both exist the single
     /// file is read and the index ignored, as transformers does; see [`unread_weights`](Self::unread_weights).
@@ -127,10 +128,12 @@ impl Checkpoint {
         let shard = &self.shards[location.shard];
         TensorRef {
             name,
-            file: &shard.path,
+            path: &shard.path,
+            data: &shard.file,
+            begin: location.bytes.start,
+            end: location.bytes.end,
             dtype: location.dtype,
             shape: &location.shape,
-            bytes: &shard.map.bytes()[location.bytes.clone()],
         }
     }
 

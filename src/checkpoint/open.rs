@@ -1,17 +1,19 @@
-//! Opens a checkpoint folder: finds the weights, maps them, checks them against each other and collects everything
+//! Opens a checkpoint folder: finds the weights, reads their headers, checks them against each other and collects everything
 //! that is wrong before giving up. Single checks live in `header.rs`, `layout.rs` and `index.rs`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::error::{CheckpointError, FileError};
 use super::folder::Folder;
 use super::header::{self, TensorEntry};
 use super::index::{INDEX, Index, RawIndex};
-use super::mmap::MappedFile;
 use super::problem::Problem;
 use super::side_files::{SideFiles, read_config};
 use super::{Checkpoint, Location, Shard};
+use crate::positioned::PositionedFile;
 
 /// Name of the weights when they are in one file.
 const SINGLE: &str = "model.safetensors";
@@ -26,25 +28,25 @@ pub(super) fn open(dir: &Path) -> Result<Checkpoint, CheckpointError> {
         return Err(CheckpointError::Invalid { dir: dir.to_owned(), problems });
     };
     let mut weight_files = Vec::new();
-    let mut mapped = Vec::new();
+    let mut opened = Vec::new();
     let mut tensors = BTreeMap::new();
     for (i, shard) in shards.into_iter().enumerate() {
         for e in shard.entries {
             let location = Location { shard: i, dtype: e.dtype, shape: e.shape, bytes: e.begin..e.end };
             tensors.insert(e.name, location);
         }
-        mapped.push(Shard { path: folder.dir().join(&shard.name), map: shard.map });
+        opened.push(Shard { path: folder.dir().join(&shard.name), file: shard.file });
         weight_files.push(shard.name);
     }
     weight_files.extend(index.then(|| INDEX.to_owned()));
     let files = SideFiles::new(folder, config);
-    Ok(Checkpoint { files, shards: mapped, weight_files, tensors })
+    Ok(Checkpoint { files, shards: opened, weight_files, tensors })
 }
 
 /// One weight file whose header is sound.
 struct OpenShard {
     name: String,
-    map: MappedFile,
+    file: PositionedFile,
     entries: Vec<TensorEntry>,
 }
 
@@ -103,23 +105,38 @@ fn open_indexed(folder: &Folder, index: &Index, problems: &mut Vec<Problem>) -> 
     shards
 }
 
-/// Maps one weight file and reads its header; `None` with problems added when that fails.
+/// Opens one weight file; `None` with problems added when that fails.
 fn open_shard(folder: &Folder, name: &str, problems: &mut Vec<Problem>) -> Option<OpenShard> {
-    let path = folder.dir().join(name);
-    let map = match MappedFile::open(&path) {
-        Ok(map) => map,
-        Err(cause) => {
-            problems.push(FileError::Io { file: path, cause }.into());
-            return None;
-        }
-    };
-    match header::parse(name, map.bytes()) {
-        Ok(entries) => Some(OpenShard { name: name.to_owned(), map, entries }),
+    match read_shard(folder.dir().join(name), name) {
+        Ok(shard) => Some(shard),
         Err(found) => {
             problems.extend(found);
             None
         }
     }
+}
+
+/// Opens one weight file and reads its header, none of its data.
+fn read_shard(path: PathBuf, name: &str) -> Result<OpenShard, Vec<Problem>> {
+    let io = |cause| vec![FileError::Io { file: path.clone(), cause }.into()];
+    let file = open_regular(&path).map_err(io)?;
+    let len = file.length().map_err(io)?;
+    let mut field = vec![0; len.min(header::LENGTH_FIELD) as usize];
+    file.read(0, &mut field).map_err(io)?;
+    let text_len = header::text_len(name, &field, len).map_err(|problem| vec![problem])?;
+    let mut text = vec![0; text_len];
+    file.read(header::LENGTH_FIELD, &mut text).map_err(io)?;
+    let entries = header::parse(name, &text, len)?;
+    Ok(OpenShard { name: name.to_owned(), file, entries })
+}
+
+/// Opens a regular file. A folder, pipe or device is `InvalidInput`: its length says nothing about what can be read.
+fn open_regular(path: &Path) -> io::Result<PositionedFile> {
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(PositionedFile::new(file))
 }
 
 /// The problem of a folder with neither the single file nor an index: says what is there instead.

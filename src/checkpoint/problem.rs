@@ -26,13 +26,13 @@ pub enum Problem {
 
     /// Too short for the 8 bytes of the header length.
     #[error("{file}: truncated: {len} bytes, a safetensors file starts with an 8-byte header length")]
-    TooShort { file: String, len: usize },
+    TooShort { file: String, len: u64 },
     /// The header length is beyond any sensible header.
     #[error("{file}: header length {len} bytes, at most {cap} are accepted")]
     HeaderTooLarge { file: String, len: u64, cap: u64 },
     /// The header does not fit into the file.
     #[error("{file}: truncated: header of {len} bytes expected, {found} bytes follow its length field")]
-    HeaderPastEnd { file: String, len: u64, found: usize },
+    HeaderPastEnd { file: String, len: u64, found: u64 },
     /// The header does not begin with `{`.
     #[error("{file}: header must start with `{{` (0x7b), found byte {found:#04x}")]
     HeaderStart { file: String, found: u8 },

@@ -61,7 +61,7 @@ fn opens_a_single_file() {
     assert_eq!(checkpoint.tensors().map(|t| t.name()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(checkpoint.total_parameters(), 5);
     let b = checkpoint.tensor("b").unwrap();
-    assert_eq!((b.shape(), b.dtype(), b.bytes().len()), (&[3][..], Dtype::F32, 12));
+    assert_eq!((b.shape(), b.dtype(), b.stored_bytes()), (&[3][..], Dtype::F32, 12));
     assert_eq!(b.to_f32().unwrap(), [1.0; 3]);
     assert!(checkpoint.tensor("c").is_none());
 }
@@ -192,6 +192,45 @@ fn refuses_a_shard_that_links_out() {
     std::os::unix::fs::symlink(&target, dir.0.path().join("one.safetensors")).unwrap();
     dir.index(json!({"a": "one.safetensors"}));
     dir.refuses(1, &["one.safetensors: symbolic link to", "outside the checkpoint folder", "hint: "]);
+}
+
+#[test]
+fn a_file_cut_short_after_opening_is_an_error() {
+    let dir = Dir::new();
+    dir.weights("model.safetensors", &[("a", 2), ("b", 3)]);
+    let checkpoint = dir.open();
+    let path = dir.0.path().join("model.safetensors");
+    let len = std::fs::metadata(&path).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(len - 5).unwrap();
+    assert_eq!(checkpoint.tensor("a").unwrap().to_f32().unwrap(), [1.0; 2]);
+    let error = checkpoint.tensor("b").unwrap().to_f32().unwrap_err();
+    assert!(
+        matches!(&error, CheckpointError::CutShort { expected, found, .. } if (*expected, *found) == (len, len - 5)),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    assert!(text.contains("model.safetensors: tensor \"b\": the file ends at byte"), "{text}");
+}
+
+#[test]
+fn many_threads_read_at_once() {
+    use rayon::prelude::*;
+    let dir = Dir::new();
+    // Every tensor has several read blocks, and other values than the others.
+    let values = |t: usize| (0..40_000 + t).map(move |i| ((i * 31 + t * 7) % 1009) as f32);
+    let bytes: Vec<Vec<u8>> = (0..8).map(|t| values(t).flat_map(f32::to_le_bytes).collect()).collect();
+    let view = |t: usize| TensorView::new(Theirs::F32, vec![40_000 + t], &bytes[t]).unwrap();
+    let views: HashMap<String, TensorView<'_>> = (0..8).map(|t| (format!("t{t}"), view(t))).collect();
+    dir.write("model.safetensors", &serialize(views, None).unwrap());
+    let checkpoint = dir.open();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(8).build().unwrap();
+    pool.install(|| {
+        (0..200usize).into_par_iter().for_each(|n| {
+            let t = n * 5 % 8;
+            let read = checkpoint.tensor(&format!("t{t}")).unwrap().to_f32().unwrap();
+            assert!(read.into_iter().eq(values(t)), "tensor {t}");
+        });
+    });
 }
 
 #[test]

@@ -54,6 +54,26 @@ impl<T: Real> DecoderState<T> {
     /// # Errors
     /// [`GenerateError`] when tensors do not fit the graphs.
     pub fn prefill(exec: &Executor<'_, T>, prompt: &Generation<'_>) -> Result<Self, GenerateError> {
+        Self::start(exec, prompt, |_| true)
+    }
+
+    /// The logits of [`prefill`](Self::prefill) alone: no cache is kept, so memory does not grow with the layers.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prompt_logits(
+        exec: &Executor<'_, T>,
+        prompt: &Generation<'_>,
+    ) -> Result<Tensor<T>, GenerateError> {
+        Self::start(exec, prompt, |name| name == "logits").map(|state| state.logits)
+    }
+
+    /// Runs a prompt and keeps the outputs of the decoder that are `wanted`.
+    fn start(
+        exec: &Executor<'_, T>,
+        prompt: &Generation<'_>,
+        wanted: fn(&str) -> bool,
+    ) -> Result<Self, GenerateError> {
         let features = image_features(exec, prompt)?;
         let n = prompt.input_ids.len();
         let ids = Tensor::new(vec![1, n], prompt.input_ids.to_vec())?;
@@ -65,7 +85,7 @@ impl<T: Real> DecoderState<T> {
             next_position,
             logits: Tensor::full(vec![1, 0, 0], T::ZERO),
         };
-        state.advance(exec, ids, features, prompt.position_ids)?;
+        state.advance(exec, ids, features, prompt.position_ids, wanted)?;
         Ok(state)
     }
 
@@ -78,7 +98,7 @@ impl<T: Real> DecoderState<T> {
         self.next_position += 1;
         let width = feature_width(exec.model());
         let none = Tensor::full(vec![0, width], T::ZERO);
-        self.advance(exec, Tensor::full(vec![1, 1], token), none, &positions)
+        self.advance(exec, Tensor::full(vec![1, 1], token), none, &positions, |_| true)
     }
 
     /// The most likely next token; the lowest id among equals.
@@ -100,6 +120,7 @@ impl<T: Real> DecoderState<T> {
         ids: Tensor<i64>,
         features: Tensor<T>,
         positions: &[Vec<i64>],
+        wanted: fn(&str) -> bool,
     ) -> Result<(), GenerateError> {
         let rows = ids.data().len();
         let mut inputs = Inputs::new();
@@ -114,7 +135,7 @@ impl<T: Real> DecoderState<T> {
         for (name, value) in std::mem::take(&mut self.cache) {
             inputs.insert(name.replacen("present.", "past_key_values.", 1), value);
         }
-        let mut out = exec.run(Part::Decoder, inputs, &mut ())?;
+        let mut out = exec.run_for(Part::Decoder, inputs, wanted, &mut ())?;
         let logits = take(&mut out, Part::Decoder, "logits")?;
         if let Value::Float(t) = logits {
             self.logits = t;

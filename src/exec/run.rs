@@ -97,13 +97,29 @@ impl<'a, T: Real> Executor<'a, T> {
     /// # Errors
     /// [`ExecError`] when inputs do not fit, sizes contradict each other or a weight cannot be read.
     pub fn run(&self, part: Part, inputs: Inputs<T>, tap: &mut dyn Tap<T>) -> Result<Outputs<T>, ExecError> {
+        self.run_for(part, inputs, |_| true, tap)
+    }
+
+    /// [`run`](Self::run) for the outputs that `wanted` picks by name. The others are dropped when nothing reads them any more: a decoder hands out
+    /// keys and values of every layer.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run_for(
+        &self,
+        part: Part,
+        inputs: Inputs<T>,
+        wanted: impl Fn(&str) -> bool,
+        tap: &mut dyn Tap<T>,
+    ) -> Result<Outputs<T>, ExecError> {
         let graph = self.model.graph(part).ok_or(ExecError::NoGraph { part: part.name() })?;
         let mut env = bind(graph, inputs)?;
         let last = graph.last_uses();
+        let kept = |v: &ValueId| graph.outputs.contains(v) && wanted(&graph.value(*v).name);
         for (i, node) in graph.nodes.iter().enumerate() {
             self.step(graph, node, &mut env, tap)?;
-            for v in &node.inputs {
-                if last.get(v) == Some(&i) && !graph.outputs.contains(v) {
+            for v in node.inputs.iter().chain(&node.outputs) {
+                if last.get(v).is_none_or(|at| *at == i) && !kept(v) {
                     env.remove(v);
                 }
             }

@@ -76,8 +76,9 @@ impl BlockLoop<'_> {
         }
         let blocks = blocks(graph);
         for (i, block) in blocks.iter().enumerate() {
-            let last = i + 1 == blocks.len();
-            self.block(graph, block.clone(), &mut lives, ids, last && !wanted)?;
+            let end = i + 1 == blocks.len() && !wanted;
+            let later = if end { None } else { Some(read_later(graph, block.end, wanted)) };
+            self.block(graph, block.clone(), &mut lives, ids, later)?;
         }
         if !wanted {
             return Ok(vec![]);
@@ -85,14 +86,14 @@ impl BlockLoop<'_> {
         lives.into_iter().map(|live| self.outputs(graph, live)).collect()
     }
 
-    /// One block: quantizes its linears, then runs it on all samples.
+    /// One block: quantizes its linears, then runs it on all samples where values of it are needed `later`.
     fn block(
         &mut self,
         graph: &Graph,
         block: Range<usize>,
         lives: &mut [Live],
         ids: &[&[i64]],
-        end: bool,
+        later: Option<BTreeSet<ValueId>>,
     ) -> Result<(), QuantizeError> {
         let exec = Executor::keeping(self.model, self.weights);
         for group in self.groups(graph, &block) {
@@ -114,10 +115,10 @@ impl BlockLoop<'_> {
             }
             self.quantize(&exec, &group, &input)?;
         }
-        if end {
-            return Ok(());
+        match later {
+            Some(later) => self.advance(&exec, graph, &block, lives, (ids, &later)),
+            None => Ok(()),
         }
-        self.advance(&exec, graph, &block, lives, ids)
     }
 
     fn runner(&self) -> Runner<'_> {
@@ -173,16 +174,15 @@ impl BlockLoop<'_> {
         Ok(())
     }
 
-    /// Runs the whole block on all samples and keeps what later blocks read.
+    /// Runs the whole block on all samples and keeps what is needed `later`.
     fn advance(
         &mut self,
         exec: &Executor<'_, f32>,
         graph: &Graph,
         block: &Range<usize>,
         lives: &mut [Live],
-        ids: &[&[i64]],
+        (ids, later): (&[&[i64]], &BTreeSet<ValueId>),
     ) -> Result<(), QuantizeError> {
-        let later = read_later(graph, block.end);
         let nodes: Vec<usize> = block.clone().collect();
         for chunk in self.chunks(lives) {
             let runner = self.runner();
@@ -411,10 +411,12 @@ fn ancestors(graph: &Graph, block: &Range<usize>, value: ValueId) -> Vec<usize> 
     nodes
 }
 
-/// Values that nodes from `end` on read, or that the graph hands out.
-fn read_later(graph: &Graph, end: usize) -> BTreeSet<ValueId> {
+/// Values that nodes from `end` on read, and what the graph hands out where that is `wanted`: the keys and values of all layers for all samples
+/// would be far more than what the blocks read.
+fn read_later(graph: &Graph, end: usize, wanted: bool) -> BTreeSet<ValueId> {
     let read = graph.nodes[end..].iter().flat_map(|n| n.inputs.iter().copied());
-    read.chain(graph.outputs.iter().copied()).collect()
+    let outputs = if wanted { graph.outputs.as_slice() } else { &[] };
+    read.chain(outputs.iter().copied()).collect()
 }
 
 impl Recipe {
@@ -433,3 +435,6 @@ pub(super) fn run(work: &mut BlockLoop<'_>, samples: &[CalibrationSample]) -> Re
     work.graph(Part::Decoder, decoder_inputs(work.model, samples, embeds)?, &ids, false)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

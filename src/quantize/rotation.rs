@@ -187,7 +187,7 @@ fn gap<T: Real>(
             grids: &sample.grids,
             position_ids: &sample.positions,
         };
-        DecoderState::prefill(&exec, &prompt).map(|state| state.logits)
+        DecoderState::prompt_logits(&exec, &prompt)
     };
     let (a, b) = (logits(before)?, logits(after)?);
     let largest = a.data().iter().fold(0.0f64, |m, x| m.max(x.to_f64().abs()));

@@ -20,13 +20,18 @@ fn rewrite(dir: &Path, rename: impl Fn(&str) -> String, extra: &[(&str, &str)]) 
     let checkpoint = Checkpoint::open(&fixture(FIXTURE)).unwrap();
     let mut tensors = BTreeMap::new();
     for t in checkpoint.tensors() {
-        let view = || TensorView::new(safetensors::Dtype::BF16, t.shape().to_vec(), t.bytes()).unwrap();
-        tensors.insert(rename(t.name()), view());
-        for (_, copy) in extra.iter().filter(|(of, _)| *of == t.name()) {
-            tensors.insert(copy.to_string(), view());
+        assert_eq!(t.dtype().name(), "BF16");
+        let bytes: Vec<u8> =
+            t.to_f32().unwrap().iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        let copies = extra.iter().filter(|(of, _)| *of == t.name()).map(|(_, copy)| copy.to_string());
+        for name in copies.chain([rename(t.name())]) {
+            tensors.insert(name, (t.shape().to_vec(), bytes.clone()));
         }
     }
-    std::fs::write(dir.join("model.safetensors"), safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let views = tensors.iter().map(|(name, (shape, bytes))| {
+        (name, TensorView::new(safetensors::Dtype::BF16, shape.clone(), bytes).unwrap())
+    });
+    std::fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
     for file in checkpoint.input_files() {
         let name = file.file_name().unwrap().to_str().unwrap();
         if !name.contains("safetensors") {

@@ -17,6 +17,7 @@ mod generate;
 mod goldens;
 mod layouts;
 mod long_context;
+mod memory;
 mod online;
 mod onnx;
 mod ops;

@@ -59,7 +59,7 @@ fn finds_unsafe_out_of_place_or_without_reason() {
     assert_eq!(lines(unsafety, "src/exec/run.rs", noted), [4]);
     assert_eq!(lines(unsafety, "src/numeric/simd/avx2.rs", bare), [3]);
     assert_eq!(lines(unsafety, "src/numeric/simd/avx2.rs", noted), [0; 0]);
-    assert_eq!(lines(unsafety, "src/checkpoint/mmap.rs", noted), [0; 0]);
+    assert_eq!(lines(unsafety, "src/checkpoint/open.rs", noted), [4]);
     assert_eq!(lines(unsafety, "src/a.rs", "//! About unsafe code.\nconst A: &str = \"unsafe\";\n"), [0; 0]);
 }
 

@@ -82,7 +82,7 @@ pub fn inspect(path: &Path, family_file: Option<&Path>) -> Result<CheckpointSeen
         kind: "checkpoint",
         path: path.to_path_buf(),
         parameters: checkpoint.total_parameters(),
-        bytes: checkpoint.tensors().map(|t| t.bytes().len() as u64).sum(),
+        bytes: checkpoint.tensors().map(|t| t.stored_bytes()).sum(),
         weight_files: files.iter().filter_map(name).collect(),
         components: components(&checkpoint, &resolved),
         model: sizes(&resolved),
@@ -111,7 +111,7 @@ fn components(checkpoint: &Checkpoint, resolved: &Resolved) -> Vec<ComponentSeen
         };
         for tensor in names.iter().filter_map(|name| checkpoint.tensor(name)) {
             seen.parameters += tensor.elements() as u64;
-            seen.bytes += tensor.bytes().len() as u64;
+            seen.bytes += tensor.stored_bytes();
             *seen.dtypes.entry(tensor.dtype().name()).or_default() += tensor.elements() as u64;
         }
         seen

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::SpillError;
+use crate::positioned::PositionedFile;
 
 /// A part of the file that belongs to one owner. Not `Clone`: it is given back once.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Extent {
 #[derive(Debug)]
 pub(super) struct ScratchFile {
     dir: PathBuf,
-    file: Positioned,
+    file: PositionedFile,
     /// What to do when the disk is full.
     hint: &'static str,
     /// End of the part that was ever taken.
@@ -47,7 +47,7 @@ impl ScratchFile {
 
     /// Over an open file, which is taken to be empty.
     pub fn over(file: File, dir: &Path, hint: &'static str) -> Self {
-        Self { dir: dir.to_owned(), file: Positioned::new(file), hint, end: 0, free: BTreeMap::new() }
+        Self { dir: dir.to_owned(), file: PositionedFile::new(file), hint, end: 0, free: BTreeMap::new() }
     }
 
     /// Bytes from the start of the file to the end of the last part ever taken.
@@ -112,52 +112,5 @@ impl ScratchFile {
             bytes: extent.length,
             cause,
         })
-    }
-}
-
-/// A file read and written at positions, through a shared reference.
-#[cfg(unix)]
-#[derive(Debug)]
-struct Positioned(File);
-
-#[cfg(unix)]
-impl Positioned {
-    fn new(file: File) -> Self {
-        Self(file)
-    }
-
-    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, at)
-    }
-
-    fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(&self.0, bytes, at)
-    }
-}
-
-/// A file read and written at positions, through a shared reference. Where the position belongs to the file, one thread at a time.
-#[cfg(not(unix))]
-#[derive(Debug)]
-struct Positioned(std::sync::Mutex<File>);
-
-#[cfg(not(unix))]
-impl Positioned {
-    fn new(file: File) -> Self {
-        Self(std::sync::Mutex::new(file))
-    }
-
-    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
-        io::Write::write_all(&mut *self.seek(at)?, bytes)
-    }
-
-    fn read(&self, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-        io::Read::read_exact(&mut *self.seek(at)?, bytes)
-    }
-
-    fn seek(&self, at: u64) -> io::Result<std::sync::MutexGuard<'_, File>> {
-        // A thread that panicked leaves the file at some position, which is set anew here.
-        let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        io::Seek::seek(&mut *file, io::SeekFrom::Start(at))?;
-        Ok(file)
     }
 }
