@@ -74,7 +74,7 @@ struct IrObject {
 fn report_lines(r: &ExportReport) -> Vec<String> {
     let linears = match r.linears_quantized {
         0 => format!("{}, all float", count(r.linears as u64)),
-        n => format!("{} of {} in int8", count(n as u64), count(r.linears as u64)),
+        n => format!("{} of {} quantized", count(n as u64), count(r.linears as u64)),
     };
     let relative = match percent(r.artifact_bytes, r.source_bytes) {
         p if p.is_empty() => p,
@@ -147,7 +147,7 @@ mod tests {
         r.warnings.push("w".into());
         let text = report_lines(&r).join("\n");
         for part in
-            ["320 of 329 in int8", "1 sample", "1 tensor of", "warnings     1", "size         2.60 GB\n"]
+            ["320 of 329 quantized", "1 sample", "1 tensor of", "warnings     1", "size         2.60 GB\n"]
         {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -7,6 +7,7 @@ mod error;
 mod export;
 mod failure;
 mod format;
+mod forms;
 mod inspect;
 mod plan;
 mod preprocess;

@@ -2,16 +2,16 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{ExportArgs, Format, Ops, PreprocessArgs};
+use super::args::{ExportArgs, Form, Format, Ops, PreprocessArgs, Store};
 use super::error::CliError;
-use crate::export::onnx::{OnnxOptions, OpSet};
+use crate::export::onnx::{self, OnnxOptions, OpSet};
 use crate::pipeline::{CalibrationData, ExportRequest, PreprocessRequest};
 use crate::quantize::recipe::Recipe;
 
 /// What the flags of an export ask for.
 ///
 /// # Errors
-/// [`CliError::Recipe`] when the recipe cannot be loaded.
+/// [`CliError::Recipe`] when the recipe cannot be loaded, [`CliError::Form`] when flags exclude each other.
 pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
     let recipe = Recipe::load(&args.recipe).map_err(CliError::Recipe)?;
     let format = args.format.unwrap_or(Format::Onnx);
@@ -28,7 +28,7 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
         recipe,
         calibration,
         family_file: args.family_file.clone(),
-        onnx: OnnxOptions { ops: op_set(args.ops) },
+        onnx: onnx_options(args)?,
         activation_memory: args.activation_memory,
     })
 }
@@ -44,6 +44,22 @@ pub fn preprocess(args: &PreprocessArgs) -> PreprocessRequest {
         out: args.out.clone(),
         force: args.force,
     }
+}
+
+fn onnx_options(args: &ExportArgs) -> Result<OnnxOptions, CliError> {
+    let form = args.form.map(|form| match form {
+        Form::Int8Gemm => onnx::Form::Int8Gemm,
+        Form::MatMulNBits => onnx::Form::MatMulNBits,
+        Form::Portable => onnx::Form::Portable,
+    });
+    let store = match args.store {
+        Store::Auto => None,
+        Store::Int4 => Some(onnx::Store::Int4),
+        Store::Int8 => Some(onnx::Store::Int8),
+    };
+    let options = OnnxOptions { ops: op_set(args.ops), form, store };
+    options.valid().map_err(CliError::Form)?;
+    Ok(options)
 }
 
 fn op_set(ops: Ops) -> OpSet {

@@ -292,6 +292,8 @@ impl Run<'_> {
             format: "onnx".into(),
             onnx: OnnxForm {
                 ops: self.request.onnx.ops.name().into(),
+                form: self.request.onnx.form_name().into(),
+                store: self.request.onnx.stored().name().into(),
                 modality_channel: carries_modality(quantized),
             },
             graphs: onnx::signatures(&quantized.model, &self.request.onnx),
@@ -305,7 +307,7 @@ impl Run<'_> {
             calibration,
             rotations: plan.transformed.notes.clone(),
             decisions: decided.decisions.clone(),
-            linears: linears(quantized),
+            linears: linears(quantized, &decided.plan, &self.request.onnx),
             files: vec![],
         })
     }

@@ -300,7 +300,7 @@ impl Exported {
         for ops in [OpSet::Ort, OpSet::Standard] {
             let out = dir.path().join(ops.name());
             std::fs::create_dir(&out).unwrap();
-            write(&resolved.model, &weights, &out, &OnnxOptions { ops }, &mut |_, _, _| {}).unwrap();
+            write(&resolved.model, &weights, &out, &OnnxOptions::new(ops), &mut |_, _, _| {}).unwrap();
         }
         let spec = &resolved.model.spec;
         let exec = Executor::<f64>::keeping(&resolved.model, &weights);

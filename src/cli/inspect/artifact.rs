@@ -1,5 +1,6 @@
 //! An exported folder: its manifest, whether the files are still those that were written, and its graphs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -9,7 +10,7 @@ use crate::cli::SCHEMA_VERSION;
 use crate::cli::error::CliError;
 use crate::cli::format::{bytes, count, plural, property, rotations, table};
 use crate::graph::Component;
-use crate::pipeline::Manifest;
+use crate::pipeline::{Manifest, QuantizedLinear};
 use crate::quantize::WeightOutcome;
 
 /// An artifact as seen.
@@ -28,11 +29,14 @@ pub struct ArtifactSeen {
     manifest: Manifest,
 }
 
-/// Linears of one component that run in integer arithmetic.
+/// Quantized linears of one component.
 #[derive(Debug, Serialize)]
 struct ComponentSeen {
     name: &'static str,
+    /// Integer products.
     int8_linears: usize,
+    /// Those in other forms, by name: their inputs are floats.
+    other_linears: BTreeMap<String, usize>,
     /// Those with a scale per modality.
     two_scales: usize,
 }
@@ -88,15 +92,19 @@ fn graph(dir: &Path, name: &str) -> GraphSeen {
 }
 
 fn components(manifest: &Manifest) -> Vec<ComponentSeen> {
+    let int8 = |l: &&QuantizedLinear| l.form == "int8-gemm";
     let seen = Component::ALL.into_iter().map(|component| {
         let own = || manifest.linears.iter().filter(move |l| Component::of_role(&l.role) == Some(component));
+        let mut other: BTreeMap<String, usize> = BTreeMap::new();
+        own().filter(|l| !int8(l)).for_each(|l| *other.entry(l.form.clone()).or_default() += 1);
         ComponentSeen {
             name: component.name(),
-            int8_linears: own().count(),
-            two_scales: own().filter(|l| l.visual_scale != l.text_scale).count(),
+            int8_linears: own().filter(int8).count(),
+            other_linears: other,
+            two_scales: own().filter(int8).filter(|l| l.visual_scale != l.text_scale).count(),
         }
     });
-    seen.filter(|c| c.int8_linears > 0).collect()
+    seen.filter(|c| c.int8_linears > 0 || !c.other_linears.is_empty()).collect()
 }
 
 impl ArtifactSeen {
@@ -126,10 +134,11 @@ impl ArtifactSeen {
     fn component_lines(&self) -> Vec<String> {
         let line = |c: &ComponentSeen| {
             let int8 = plural(c.int8_linears, "linear");
-            property(
-                c.name,
-                format!("{int8} in int8, {} with a scale per modality", count(c.two_scales as u64)),
-            )
+            let integer = format!("{int8} in int8, {} with a scale per modality", count(c.two_scales as u64));
+            let other =
+                c.other_linears.iter().map(|(form, n)| format!("{} by {form}", plural(*n, "linear")));
+            let integer = Some(integer).filter(|_| c.int8_linears > 0);
+            property(c.name, integer.into_iter().chain(other).collect::<Vec<_>>().join(", "))
         };
         self.components.iter().map(line).collect()
     }

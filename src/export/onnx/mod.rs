@@ -4,7 +4,7 @@
 //! [`OpSet::Standard`] does not, and its Q/DQ pairs fuse to the same integer kernels. Files are the same bytes for the same model, weights
 //! and options. They are written under their final names into a directory the caller provides: publishing it whole is the caller's job.
 //!
-//! `ops` lowers, `emit` collects, `weights` and `external` write numbers, `signature` says what goes in and out, `file` encodes, `genai` configures,
+//! `form` chooses, `ops` lowers, `emit` collects, `weights`, `few_bits` and `external` write numbers, `signature` says what goes in and out, `file` encodes, `genai` configures,
 //! `inspect` reads back. `generate.py` runs the files where GenAI cannot.
 
 mod bytes;
@@ -12,9 +12,12 @@ mod call;
 mod emit;
 mod error;
 mod external;
+mod few_bits;
 mod file;
+mod form;
 pub mod genai;
 pub mod inspect;
+mod nibbles;
 mod ops;
 // Committed as prost-build writes it, so that a test can compare it with a fresh generation.
 #[rustfmt::skip]
@@ -29,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::OnnxError;
 pub use external::ALIGNMENT;
+pub use form::{Form, FormError, LinearForm, OnnxOptions, Store, stored_bytes};
 pub use signature::{ElementType, Extent, GraphSignature, TensorSignature, signatures};
 
 use crate::graph::{Graph, Model, Part, WeightSource};
@@ -51,13 +55,6 @@ impl OpSet {
             OpSet::Standard => "standard",
         }
     }
-}
-
-/// How to write the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnnxOptions {
-    /// Operators to use.
-    pub ops: OpSet,
 }
 
 /// Name of the program in [`GENERATE`].
@@ -110,7 +107,7 @@ fn write_graph(
 ) -> Result<Vec<PathBuf>, OnnxError> {
     let mut data_path = path.as_os_str().to_owned();
     data_path.push(".data");
-    let mut emitter = Emitter::new((model, graph), weights, options.ops, Path::new(&data_path));
+    let mut emitter = Emitter::new((model, graph), weights, *options, Path::new(&data_path));
     for (i, node) in graph.nodes.iter().enumerate() {
         emitter.enter(node);
         ops::lower(&node.op, &mut emitter)?;

@@ -203,7 +203,7 @@ fn decoder_ops(g: &mut GraphBuilder<'_>) -> Result<(), OpError> {
 /// The three graphs as written.
 fn written(model: &Model, ops: OpSet) -> Vec<GraphProto> {
     let dir = tempfile::tempdir().unwrap();
-    write(model, &Zeros(model), dir.path(), &OnnxOptions { ops }, &mut |_, _, _| ()).unwrap();
+    write(model, &Zeros(model), dir.path(), &OnnxOptions::new(ops), &mut |_, _, _| ()).unwrap();
     let read = |part| std::fs::read(dir.path().join(file_name(part))).unwrap();
     Part::ALL.iter().map(|&p| ModelProto::decode(read(p).as_slice()).unwrap().graph.unwrap()).collect()
 }

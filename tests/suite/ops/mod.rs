@@ -68,7 +68,7 @@ fn formula(case: &Case) {
 /// Writes the model and its inputs for the judge.
 fn lay_out(case: &Case, ops: OpSet, folder: &Path) {
     std::fs::create_dir(folder).unwrap();
-    write(&case.model, &case.weights, folder, &OnnxOptions { ops }, &mut |_, _, _| ()).unwrap();
+    write(&case.model, &case.weights, folder, &OnnxOptions::new(ops), &mut |_, _, _| ()).unwrap();
     let mut bundle = Bundle::default();
     for (name, value) in &case.inputs {
         match value {

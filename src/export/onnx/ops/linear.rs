@@ -14,9 +14,16 @@ use super::super::error::OnnxError;
 use super::super::proto::tensor_proto::DataType;
 use super::super::weights::Matrix;
 use crate::exec::ops::SMALLEST_ROW_SCALE;
+use super::super::form::LinearForm;
+use super::few_bits;
 use crate::graph::ops::{ActScales, Linear, Rounding};
 
 pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
+    match e.linear_form(op)? {
+        Some(LinearForm::MatMulNBits { block }) => return few_bits::nbits(op, e, block),
+        Some(LinearForm::Portable) => return few_bits::portable(op, e),
+        _ => {}
+    }
     let x = e.input(0)?;
     match (e.matrix(op.weight)?, op.act) {
         (Matrix::Float(w), None) => product(op, e, &x, &w),
@@ -27,7 +34,7 @@ pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> 
 }
 
 /// `x w (+ bias)` in float. With one input channel it is no product of matrices but of every row's number with the row `w`.
-fn product(op: &Linear, e: &mut Emitter<'_>, x: &str, w: &str) -> Result<(), OnnxError> {
+pub(super) fn product(op: &Linear, e: &mut Emitter<'_>, x: &str, w: &str) -> Result<(), OnnxError> {
     let operator = if e.channels(0)? == 1 { "Mul" } else { "MatMul" };
     let call = Call::new(operator, &[x, w]);
     if op.bias.is_none() {
