@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::SCHEMA_VERSION;
-use super::forms::{FormsSeen, form};
 use super::format::{count, plural, property, rotations, table};
+use super::forms::{FormsSeen, form};
 use crate::export::onnx::{LinearForm, OnnxOptions};
 use crate::pipeline::{ExportRequest, Plan};
 use crate::quantize::recipe::{Activations, DownProjections, Remedy};

@@ -124,6 +124,26 @@ mod tests {
     }
 
     #[test]
+    fn forms_and_what_is_stored() {
+        let onnx = |flags: &str| request(&format!("x m --format onnx {flags}")).map(|r| r.onnx);
+        assert_eq!(onnx("").unwrap(), OnnxOptions::new(OpSet::Ort));
+        let asked = onnx("--form int8-gemm --store int4 --ops standard").unwrap();
+        assert_eq!((asked.form, asked.store), (Some(onnx::Form::Int8Gemm), Some(onnx::Store::Int4)));
+        assert_eq!(onnx("--form portable --ops standard").unwrap().form, Some(onnx::Form::Portable));
+        assert_eq!(onnx("--form matmulnbits").unwrap().form, Some(onnx::Form::MatMulNBits));
+        assert_eq!(onnx("--store int8").unwrap().store, Some(onnx::Store::Int8));
+        for (flags, word) in [
+            ("--form matmulnbits --ops standard", "--ops standard"),
+            ("--form portable --store int4", "--store int4"),
+            ("--form matmulnbits --store int8", "--store int8"),
+        ] {
+            let e = onnx(flags).unwrap_err();
+            assert_eq!(e.status(), crate::cli::ExitStatus::UserError);
+            assert!(e.to_string().contains(word), "{e}");
+        }
+    }
+
+    #[test]
     fn an_unknown_recipe_is_the_users_to_mend() {
         let e = request("x m --format onnx --recipe w3a3").unwrap_err();
         assert_eq!(e.status(), crate::cli::ExitStatus::UserError);

@@ -56,8 +56,7 @@ impl Numbers {
         let mut declared = vec![];
         let mut g = GraphBuilder::new(Part::Vision, &mut declared, Component::Vision);
         let (rows, cols) = (self.matrix.rows, self.matrix.cols);
-        let x =
-            g.input("x", DType::Float, vec![Dim::Fixed(1), Dim::Sym(Sym::Patches), Dim::Fixed(cols)]);
+        let x = g.input("x", DType::Float, vec![Dim::Fixed(1), Dim::Sym(Sym::Patches), Dim::Fixed(cols)]);
         let (weight, bias) = (g.weight("weight", vec![rows, cols]), g.weight("bias", vec![rows]));
         let linear = Linear { weight, bias: Some(bias), act: None, writes: None };
         let y = g.add("y", linear, &[x]).unwrap();
@@ -81,7 +80,11 @@ impl Numbers {
         let GridMatrix { rows, cols, .. } = self.matrix;
         let w = self.matrix.dequantize();
         let dot = |r: usize, j: usize| -> f64 {
-            x.row(r).iter().zip(&w[j * cols..(j + 1) * cols]).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum()
+            x.row(r)
+                .iter()
+                .zip(&w[j * cols..(j + 1) * cols])
+                .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                .sum()
         };
         let y = |r: usize, j: usize| (dot(r, j) + f64::from(self.bias.data()[j])) as f32;
         (0..x.rows()).flat_map(|r| (0..rows).map(move |j| y(r, j))).collect()
@@ -154,10 +157,10 @@ fn judged(all: &[Written], runtime: bool) {
     println!("{script}: at most {worst:.1e}");
 }
 
-/// Rounding of f32 in scales and sums; 4e-7 was the largest found.
+/// Rounding of f32 in scales and sums; 4.4e-7 was the largest found.
 const EXACT: f32 = 1e-6;
 
-/// What rounding inputs to int8 block by block may change, of the largest output; 6e-3 was the largest found.
+/// What rounding inputs to int8 block by block may change, of the largest output; 7.1e-3 was the largest found.
 const ROUNDED: f32 = 2e-2;
 
 fn tensor(rows: usize, cols: usize, at: impl FnMut(usize) -> f32) -> Tensor<f32> {
@@ -176,7 +179,8 @@ fn every_form_holds_the_weights_exactly() {
         for (options, rounds) in every_option() {
             let form = options.linear_form(grid, cols, rounds).unwrap().name();
             let store = options.store.map_or("", Store::name);
-            let name = format!("int{bits}/{block} {rows} x {cols}, {form} {store} --ops {}", options.ops.name());
+            let name =
+                format!("int{bits}/{block} {rows} x {cols}, {form} {store} --ops {}", options.ops.name());
             // A linear by ONNX Runtime's own integer product has no definition in the standard.
             let defined = form != "int8-gemm" || options.ops == OpSet::Standard;
             let few = form == "matmulnbits" || form == "portable";
@@ -250,8 +254,7 @@ impl Ran {
     fn new(name: &str, prompts: &Path, flags: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let data = calibration(name);
-        let artifact =
-            export_fixture(dir.path(), name, &[&["--calibration", data.as_str()], flags].concat());
+        let artifact = export_fixture(dir.path(), name, &[&["--calibration", data.as_str()], flags].concat());
         let mut args = vec![text(&artifact)];
         if !flags.contains(&"standard") {
             args.push("--no-checker".into());
@@ -309,7 +312,7 @@ fn both_stores_are_the_same_model(name: &str) {
     let prompts = write_prompts(name, dir.path());
     for ops in ["ort", "standard"] {
         let run = |store| Ran::new(name, &prompts, &["--recipe", "w4a8", "--ops", ops, "--store", store]);
-        let [int4, int8, auto] = ["int4", "int8", "auto"].map(run);
+        let [int4, int8] = ["int4", "int8"].map(run);
         let linears = |r: &Ran| (r.count("MatMulIntegerToFloat"), r.count("DequantizeLinear"));
         assert_eq!(linears(&int4), linears(&int8), "{name} --ops {ops}");
         assert_eq!(int4.count("DequantizeLinear"), 0);
@@ -320,7 +323,6 @@ fn both_stores_are_the_same_model(name: &str) {
             assert!(a.data().iter().zip(b.data()).all(|(a, b)| a.to_bits() == b.to_bits()), "sample {s}");
         }
         assert!(int4.data_bytes() < int8.data_bytes(), "{} {}", int4.data_bytes(), int8.data_bytes());
-        assert_eq!(auto.data_bytes(), int8.data_bytes());
     }
 }
 
@@ -405,18 +407,23 @@ fn forms_without_activation_scales_drop_those_of_w4a8_on_the_fixture() {
     forms_are_weight_only("qwen2_vl", "w4a8", W4A8);
 }
 
-/// MEASURE
+/// Rounding of f32 in another order of sums; 1.2e-6 was the largest found.
+const EXACT_LOGITS: f64 = 1e-5;
+
+/// Where ONNX Runtime rounds inputs block by block: 1.3e-2 was the largest found on the trained fixture, 3.5e-2 on random weights. Codes or scales in a
+/// wrong place give about 1.
+const ROUNDED_LOGITS: f64 = 7e-2;
+
 const W4A16: &[Expected] = &[
-    (&["--form", "int8-gemm", "--store", "int4"], "float-gemm", 1e9),
-    (&["--form", "int8-gemm", "--ops", "standard"], "float-gemm", 1e9),
-    (&[], "matmulnbits", 1e9),
-    (&["--ops", "standard"], "portable", 1e9),
-    (&["--form", "portable"], "portable", 1e9),
+    (&["--form", "int8-gemm", "--store", "int4"], "float-gemm", EXACT_LOGITS),
+    (&["--form", "int8-gemm", "--ops", "standard"], "float-gemm", EXACT_LOGITS),
+    (&[], "matmulnbits", ROUNDED_LOGITS),
+    (&["--ops", "standard"], "portable", ROUNDED_LOGITS),
+    (&["--form", "portable"], "portable", ROUNDED_LOGITS),
 ];
 
-/// MEASURE
 const W4A8: &[Expected] = &[
-    (&["--form", "matmulnbits"], "matmulnbits", 1e9),
-    (&["--form", "portable"], "portable", 1e9),
-    (&["--form", "portable", "--ops", "standard"], "portable", 1e9),
+    (&["--form", "matmulnbits"], "matmulnbits", ROUNDED_LOGITS),
+    (&["--form", "portable"], "portable", ROUNDED_LOGITS),
+    (&["--form", "portable", "--ops", "standard"], "portable", ROUNDED_LOGITS),
 ];

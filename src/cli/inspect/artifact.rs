@@ -135,8 +135,7 @@ impl ArtifactSeen {
         let line = |c: &ComponentSeen| {
             let int8 = plural(c.int8_linears, "linear");
             let integer = format!("{int8} in int8, {} with a scale per modality", count(c.two_scales as u64));
-            let other =
-                c.other_linears.iter().map(|(form, n)| format!("{} by {form}", plural(*n, "linear")));
+            let other = c.other_linears.iter().map(|(form, n)| format!("{} by {form}", plural(*n, "linear")));
             let integer = Some(integer).filter(|_| c.int8_linears > 0);
             property(c.name, integer.into_iter().chain(other).collect::<Vec<_>>().join(", "))
         };

@@ -6,14 +6,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::nibbles::Sink;
-use super::{OnnxOptions, OpSet};
 use super::bytes::{self, Element};
 use super::call::Call;
 use super::error::OnnxError;
 use super::external::{DataWriter, Place};
+use super::nibbles::Sink;
 use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{NodeProto, StringStringEntryProto, TensorProto};
+use super::{OnnxOptions, OpSet};
 use crate::graph::{Dim, Graph, Model, Node, ValueId, ValueInfo, WeightSource};
 
 /// Larger tensors go to the data file. Shapes, axes and scalars must stay inline: shape inference cannot read external data.

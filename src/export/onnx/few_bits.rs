@@ -117,7 +117,9 @@ impl<'a> Emitter<'a> {
         padded: usize,
     ) -> Result<String, OnnxError> {
         let length = nibbles::bytes_of(w.rows * padded);
-        self.packed(&decl.name, DataType::Int4, dims, length, |sink| nibbles::int4_transposed(w, padded, sink))
+        self.packed(&decl.name, DataType::Int4, dims, length, |sink| {
+            nibbles::int4_transposed(w, padded, sink)
+        })
     }
 }
 

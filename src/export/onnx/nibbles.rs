@@ -70,7 +70,8 @@ pub fn block_scales(w: &GridMatrix, block: usize) -> Vec<f32> {
         let at = r * own + b * block / wide;
         w.multipliers.get(at).map_or(1.0, |m| f32::from(*m))
     };
-    let of_row = |(r, scale): (usize, &f32)| (0..blocks).map(|b| multiplier(r, b) * scale).collect::<Vec<_>>();
+    let of_row =
+        |(r, scale): (usize, &f32)| (0..blocks).map(|b| multiplier(r, b) * scale).collect::<Vec<_>>();
     w.scales.iter().enumerate().flat_map(of_row).collect()
 }
 

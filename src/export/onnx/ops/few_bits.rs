@@ -1,6 +1,12 @@
 //! Linears whose weights keep few bits when loaded; their inputs are floats in the file.
 //!
-//! MEASURED
+//! MatMulNBits at accuracy level 4 rounds every block of a row to int8 by itself: up to 7e-3 of the largest output with Gaussian rows (`tests/suite/forms.rs`).
+//! Levels 0 and 1 keep floats. Four layers of Qwen2-VL-2B in blocks of 32, run in turns, ms for 256 rows / one token: level 4 2040 / 15.5, level 0
+//! 2370 / 24.4, level 1 2530 / 48.5, the integer product of the same layers 1520 / 17.2. So the files say 4, as GenAI's own models do.
+//!
+//! ONNX Runtime makes the same MatMulNBits of DequantizeLinear and MatMul, with the same error, unless the session says
+//! `session.qdq_matmulnbits_accuracy_level` = 1. Other runtimes follow the standard: float rows.
+
 use super::super::call::Call;
 use super::super::emit::Emitter;
 use super::super::error::OnnxError;

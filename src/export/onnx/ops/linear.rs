@@ -11,11 +11,11 @@ use super::super::OpSet;
 use super::super::call::Call;
 use super::super::emit::Emitter;
 use super::super::error::OnnxError;
+use super::super::form::LinearForm;
 use super::super::proto::tensor_proto::DataType;
 use super::super::weights::Matrix;
-use crate::exec::ops::SMALLEST_ROW_SCALE;
-use super::super::form::LinearForm;
 use super::few_bits;
+use crate::exec::ops::SMALLEST_ROW_SCALE;
 use crate::graph::ops::{ActScales, Linear, Rounding};
 
 pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
