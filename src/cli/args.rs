@@ -110,6 +110,14 @@ pub struct ExportArgs {
     #[arg(long, value_enum, value_name = "FORM", default_value = "row-scale", help_heading = "Output")]
     pub msq_form: MsqForm,
 
+    /// Form of linears with weights below 8 bits [default: int8-gemm where inputs are rounded to int8; where not, matmulnbits, or portable with --ops standard].
+    #[arg(long, value_enum, value_name = "FORM", help_heading = "Output")]
+    pub form: Option<Form>,
+
+    /// What files hold of such weights in int8-gemm: 4-bit codes, which are made int8 at load, or int8.
+    #[arg(long, value_enum, value_name = "TYPE", default_value = "auto", help_heading = "Output")]
+    pub store: Store,
+
     /// Describe the model by your own family file instead of the built-in ones.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub family_file: Option<PathBuf>,
@@ -214,6 +222,30 @@ pub enum MsqForm {
     RowScale,
     /// One product per modality at its static scale (AIFS), for runtimes without row scales.
     Split,
+}
+
+/// Forms of linears with weights below 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Form {
+    /// Integer products with int8 weights: fastest for long prompts.
+    #[value(name = "int8-gemm")]
+    Int8Gemm,
+    /// ONNX Runtime's MatMulNBits: 4 bits in memory; ignores the recipe's activation scales.
+    #[value(name = "matmulnbits")]
+    MatMulNBits,
+    /// DequantizeLinear in blocks, a standard operator; ignores the recipe's activation scales.
+    Portable,
+}
+
+/// What files hold of weights below 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Store {
+    /// What takes less memory while loading: int8.
+    Auto,
+    /// Half the file; loading takes longer and more memory.
+    Int4,
+    /// Loaded as it is.
+    Int8,
 }
 
 /// More threads than any machine has cores would only exhaust it.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::checkpoint::CheckpointError;
-use crate::export::onnx::OnnxError;
+use crate::export::onnx::{FormError, OnnxError};
 use crate::family::FamilyError;
 use crate::pipeline::PipelineError;
 use crate::quantize::QuantizeError;
@@ -37,6 +37,9 @@ pub enum CliError {
     /// The recipe named by `--recipe`.
     #[error(transparent)]
     Recipe(QuantizeError),
+    /// `--ops`, `--form` and `--store` do not go together.
+    #[error(transparent)]
+    Form(FormError),
     /// A checkpoint that was to be shown.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

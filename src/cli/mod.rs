@@ -8,6 +8,7 @@ mod explain;
 mod export;
 mod failure;
 mod format;
+mod forms;
 mod inspect;
 mod plan;
 mod preprocess;

@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use super::SCHEMA_VERSION;
 use super::format::{count, plural, property, rotations, table};
+use super::forms::{FormsSeen, form};
+use crate::export::onnx::{LinearForm, OnnxOptions};
 use crate::pipeline::{ExportRequest, Plan};
 use crate::quantize::recipe::{Activations, DownProjections, Remedy};
 use crate::quantize::{Decision, LinearPlan, RotationNote};
@@ -24,6 +26,10 @@ pub struct PlanSeen {
     recipe: String,
     ops: &'static str,
     msq_form: &'static str,
+    /// ONNX forms of the linears.
+    forms: FormsSeen,
+    #[serde(skip)]
+    options: OnnxOptions,
     /// Data set file; absent when the recipe needs none.
     calibration: Option<PathBuf>,
     calibration_samples: Option<usize>,
@@ -49,6 +55,8 @@ impl PlanSeen {
             recipe: request.recipe.name.clone(),
             ops: request.onnx.ops.name(),
             msq_form: request.onnx.msq.name(),
+            forms: FormsSeen::new(&request.onnx, &plan.linears.linears),
+            options: request.onnx,
             calibration: used.map(|c| c.path.clone()),
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
@@ -76,6 +84,7 @@ impl PlanSeen {
             property("output", self.out.display().to_string()),
             property("linears", format!("{quantized} of {all} quantized")),
         ];
+        lines.extend(self.forms.lines());
         lines.extend(rotations(&self.rotations));
         if !self.down_projections.is_none() {
             let remedies: Vec<String> = self.down_projections.candidates.iter().map(remedy).collect();
@@ -94,7 +103,7 @@ impl PlanSeen {
         let mut first: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         let mut groups: BTreeMap<(usize, Vec<String>), usize> = BTreeMap::new();
         for (i, linear) in self.linears.iter().enumerate() {
-            let cells = cells(linear);
+            let cells = cells(linear, form(&self.options, linear));
             let place = *first.entry(cells.clone()).or_insert(i);
             *groups.entry((place, cells)).or_default() += 1;
         }
@@ -108,9 +117,13 @@ impl PlanSeen {
 }
 
 /// Role pattern, shape, precision, and the override that decided.
-fn cells(linear: &LinearPlan) -> Vec<String> {
+fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
     let weights = linear.precision.weights;
+    let integer = matches!(form, None | Some(LinearForm::Int8Gemm));
     let precision = match linear.precision.activations {
+        a if a != Activations::Float && !integer => {
+            format!("{weights} weights, float inputs: the form has no activation scales")
+        }
         Activations::Float if !linear.precision.is_quantized() => "float".to_string(),
         Activations::Float => format!("{weights} weights, float inputs"),
         Activations::Static => format!("{weights} weights, int8 inputs at one static scale"),
@@ -146,6 +159,7 @@ fn pattern(role: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::export::onnx::OpSet;
     use crate::quantize::recipe::{Precision, Weights};
 
     fn linear(role: &str, activations: Activations, decided_by: Decision) -> LinearPlan {
@@ -167,6 +181,8 @@ mod tests {
             recipe: "w8a8".into(),
             ops: "ort",
             msq_form: "row-scale",
+            forms: FormsSeen::new(&OnnxOptions::new(OpSet::Ort), &[]),
+            options: OnnxOptions::new(OpSet::Ort),
             calibration: Some("c.tsv".into()),
             calibration_samples: Some(1),
             rotations: vec![],

@@ -2,16 +2,16 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{self, ExportArgs, Format, Ops, PreprocessArgs};
+use super::args::{self, ExportArgs, Form, Format, Ops, PreprocessArgs, Store};
 use super::error::CliError;
-use crate::export::onnx::{MsqForm, OnnxOptions, OpSet};
+use crate::export::onnx::{self, MsqForm, OnnxOptions, OpSet};
 use crate::pipeline::{CalibrationData, ExportRequest, PreprocessRequest};
 use crate::quantize::recipe::Recipe;
 
 /// What the flags of an export ask for.
 ///
 /// # Errors
-/// [`CliError::Recipe`] when the recipe cannot be loaded.
+/// [`CliError::Recipe`] when the recipe cannot be loaded, [`CliError::Form`] when flags exclude each other.
 pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
     let recipe = Recipe::load(&args.recipe).map_err(CliError::Recipe)?;
     let format = args.format.unwrap_or(Format::Onnx);
@@ -28,7 +28,7 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
         recipe,
         calibration,
         family_file: args.family_file.clone(),
-        onnx: OnnxOptions { ops: op_set(args.ops), msq: msq_form(args.msq_form) },
+        onnx: onnx_options(args)?,
         activation_memory: args.activation_memory,
     })
 }
@@ -44,6 +44,22 @@ pub fn preprocess(args: &PreprocessArgs) -> PreprocessRequest {
         out: args.out.clone(),
         force: args.force,
     }
+}
+
+fn onnx_options(args: &ExportArgs) -> Result<OnnxOptions, CliError> {
+    let form = args.form.map(|form| match form {
+        Form::Int8Gemm => onnx::Form::Int8Gemm,
+        Form::MatMulNBits => onnx::Form::MatMulNBits,
+        Form::Portable => onnx::Form::Portable,
+    });
+    let store = match args.store {
+        Store::Auto => None,
+        Store::Int4 => Some(onnx::Store::Int4),
+        Store::Int8 => Some(onnx::Store::Int8),
+    };
+    let options = OnnxOptions { ops: op_set(args.ops), form, store, msq: msq_form(args.msq_form) };
+    options.valid().map_err(CliError::Form)?;
+    Ok(options)
 }
 
 fn op_set(ops: Ops) -> OpSet {
@@ -114,6 +130,26 @@ mod tests {
         assert_eq!((r.out.as_path(), r.force, r.onnx.ops), (Path::new("o"), true, OpSet::Standard));
         assert_eq!(r.onnx.msq, MsqForm::Split);
         assert_eq!(r.family_file.as_deref(), Some(Path::new("f.yaml")));
+    }
+
+    #[test]
+    fn forms_and_what_is_stored() {
+        let onnx = |flags: &str| request(&format!("x m --format onnx {flags}")).map(|r| r.onnx);
+        assert_eq!(onnx("").unwrap(), OnnxOptions::new(OpSet::Ort));
+        let asked = onnx("--form int8-gemm --store int4 --ops standard").unwrap();
+        assert_eq!((asked.form, asked.store), (Some(onnx::Form::Int8Gemm), Some(onnx::Store::Int4)));
+        assert_eq!(onnx("--form portable --ops standard").unwrap().form, Some(onnx::Form::Portable));
+        assert_eq!(onnx("--form matmulnbits").unwrap().form, Some(onnx::Form::MatMulNBits));
+        assert_eq!(onnx("--store int8").unwrap().store, Some(onnx::Store::Int8));
+        for (flags, word) in [
+            ("--form matmulnbits --ops standard", "--ops standard"),
+            ("--form portable --store int4", "--store int4"),
+            ("--form matmulnbits --store int8", "--store int8"),
+        ] {
+            let e = onnx(flags).unwrap_err();
+            assert_eq!(e.status(), crate::cli::ExitStatus::UserError);
+            assert!(e.to_string().contains(word), "{e}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The model card `README.md` of an artifact.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::manifest::Manifest;
@@ -9,7 +10,7 @@ use crate::family::Resolved;
 pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
     let mut card = String::new();
     let d = &resolved.model.spec.decoder;
-    let quantized = manifest.linears.len();
+    let quantized = forms(manifest);
     // Writing to a String cannot fail.
     let _ = write!(
         card,
@@ -18,7 +19,7 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
          | | |\n|---|---|\n\
          | family | {family} |\n\
          | decoder | {layers} layers, width {width}, {heads} heads over {kv} key/value heads, {vocab} tokens |\n\
-         | linears in integer arithmetic | {quantized} |\n\
+         | quantized linears | {quantized} |\n\
          | operators | {ops} |\n{form}\
          | calibration samples | {samples} |\n\n",
         title = resolved.description.title,
@@ -45,6 +46,21 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
     );
     card.push_str(&files(resolved, manifest));
     card
+}
+
+/// Quantized linears by form.
+fn forms(manifest: &Manifest) -> String {
+    let mut forms: BTreeMap<&str, usize> = BTreeMap::new();
+    manifest.linears.iter().for_each(|l| *forms.entry(l.form.as_str()).or_default() += 1);
+    let form = |(form, n): (&str, usize)| match form {
+        "int8-gemm" => format!("{n} as integer products"),
+        "float-gemm" => format!("{n} as products of floats"),
+        "matmulnbits" => format!("{n} by MatMulNBits"),
+        "portable" => format!("{n} by DequantizeLinear"),
+        other => format!("{n} {other}"),
+    };
+    let forms: Vec<String> = forms.into_iter().map(form).collect();
+    if forms.is_empty() { "none".into() } else { forms.join(", ") }
 }
 
 fn files(resolved: &Resolved, manifest: &Manifest) -> String {

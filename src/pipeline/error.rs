@@ -107,7 +107,9 @@ impl PipelineError {
         match self {
             PipelineError::Prompt { .. } | PipelineError::Exec(_) => false,
             // A full disk or a damaged weight is the user's to mend; a graph that does not lower is not.
-            PipelineError::Onnx(e) => matches!(e, OnnxError::Io { .. } | OnnxError::Weight { .. }),
+            PipelineError::Onnx(e) => {
+                matches!(e, OnnxError::Io { .. } | OnnxError::Weight { .. } | OnnxError::Form { .. })
+            }
             PipelineError::Quantize(e) => e.is_user_error(),
             _ => true,
         }

@@ -298,6 +298,8 @@ impl Run<'_> {
             format: "onnx".into(),
             onnx: OnnxForm {
                 ops: self.request.onnx.ops.name().into(),
+                form: self.request.onnx.form_name().into(),
+                store: self.request.onnx.stored().name().into(),
                 modality_channel: carries_modality(quantized),
                 msq_form: carries_modality(quantized).then(|| self.request.onnx.msq.name().into()),
             },
@@ -312,7 +314,7 @@ impl Run<'_> {
             calibration,
             rotations: plan.transformed.notes.clone(),
             decisions: decided.decisions.clone(),
-            linears: linears(quantized),
+            linears: linears(quantized, &decided.plan, &self.request.onnx),
             files: vec![],
         })
     }

@@ -1,6 +1,7 @@
 //! The manifest `mquant.json`: what an artifact is, what it was made from and how, with the hash of every file. It holds no time, no path
 //! and no machine, so the same run writes the same bytes. Its JSON schema is `schemas/manifest.schema.json`.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::PipelineError;
-use crate::export::onnx::GraphSignature;
+use crate::export::onnx::{GraphSignature, LinearForm, OnnxOptions};
 use crate::graph::ops::Rounding;
 use crate::quantize::recipe::{Activations, Recipe, Weights};
-use crate::quantize::{LinearDecision, Outcome, Quantized, RotationNote, WeightOutcome};
+use crate::quantize::{self, LinearDecision, Outcome, Quantized, RotationNote, WeightOutcome};
 
 /// Name of the manifest inside an artifact.
 pub const MANIFEST_FILE: &str = "mquant.json";
@@ -76,6 +77,10 @@ pub struct Tool {
 pub struct OnnxForm {
     /// `ort` or `standard`.
     pub ops: String,
+    /// Form asked for: `int8-gemm`, `matmulnbits`, `portable`, or `default`; every linear says which it has.
+    pub form: String,
+    /// What the files hold of weights below 8 bits in int8-gemm: `int8`, or `int4`, which becomes int8 at load.
+    pub store: String,
     /// Whether image features and embeddings carry the modality as one more channel: 1 for visual rows, 0 for text.
     pub modality_channel: bool,
     /// Form of linears with two activation scales, `row-scale` or `split`; absent where there are none.
@@ -144,8 +149,10 @@ pub struct QuantizedLinear {
     pub role: String,
     /// Grid of its weight.
     pub weights: Weights,
-    /// Arithmetic of its input.
+    /// Arithmetic of its input by the recipe; only the form `int8-gemm` rounds it so.
     pub activations: Activations,
+    /// Its form in the graph: `int8-gemm`, `float-gemm` (weights become floats at load), `matmulnbits` or `portable`.
+    pub form: String,
     /// Static scale of visual rows; none where there are no static scales.
     pub visual_scale: Option<f32>,
     /// Static scale of text rows.
@@ -168,7 +175,7 @@ impl Tool {
 }
 
 impl QuantizedLinear {
-    fn of(outcome: &Outcome) -> Self {
+    fn of(outcome: &Outcome, form: String) -> Self {
         let (visual_scale, text_scale, zero) = match outcome.rounding {
             Some(Rounding::Static(s)) => (Some(s.visual), Some(s.text), 0),
             Some(Rounding::Asymmetric { scale, zero }) => (Some(scale), Some(scale), zero),
@@ -178,6 +185,7 @@ impl QuantizedLinear {
             role: outcome.role.clone(),
             weights: outcome.precision.weights,
             activations: outcome.precision.activations,
+            form,
             visual_scale,
             text_scale,
             zero,
@@ -228,9 +236,20 @@ impl Manifest {
     }
 }
 
-/// All quantized linears.
-pub(super) fn linears(quantized: &Quantized) -> Vec<QuantizedLinear> {
-    quantized.outcomes.iter().map(QuantizedLinear::of).collect()
+/// All quantized linears of a plan, in the forms that `options` give them.
+pub(super) fn linears(
+    quantized: &Quantized,
+    plan: &quantize::Plan,
+    options: &OnnxOptions,
+) -> Vec<QuantizedLinear> {
+    let cols: BTreeMap<&str, usize> = plan.linears.iter().map(|l| (l.role.as_str(), l.input)).collect();
+    let form = |o: &Outcome| {
+        let grid = o.precision.weights.grid()?;
+        let cols = cols.get(o.role.as_str()).copied().unwrap_or(0);
+        options.linear_form(grid, cols, o.rounding.is_some()).ok()
+    };
+    let name = |o: &Outcome| form(o).map_or("float", LinearForm::name).to_string();
+    quantized.outcomes.iter().map(|o| QuantizedLinear::of(o, name(o))).collect()
 }
 
 /// Hashes of files, in the order given.
@@ -276,7 +295,13 @@ mod tests {
                 tool: Tool::this(),
                 family: String::new(),
                 format: "onnx".into(),
-                onnx: OnnxForm { ops: "ort".into(), modality_channel: false, msq_form: None },
+                onnx: OnnxForm {
+                    ops: "ort".into(),
+                    form: "default".into(),
+                    store: "int8".into(),
+                    modality_channel: false,
+                    msq_form: None,
+                },
                 graphs: vec![],
                 placeholder: Placeholder { image_token_id: 0, image_token: String::new() },
                 eos_token_ids: vec![],

@@ -17,7 +17,7 @@ mod request;
 pub use error::PipelineError;
 pub use explain::{Explanation, explain};
 pub use export::{Plan, export, plan};
-pub use manifest::{MANIFEST_FILE, Manifest};
+pub use manifest::{MANIFEST_FILE, Manifest, QuantizedLinear};
 pub use prepare::{calibration_samples, preparer};
 pub use preprocess::{PreprocessReport, PreprocessRequest, preprocess};
 pub use progress::{Progress, Silent, Stage, Warning};

@@ -13,6 +13,7 @@ mod damaged;
 mod determinism;
 mod docs;
 mod families;
+mod forms;
 mod generate;
 mod goldens;
 mod layouts;

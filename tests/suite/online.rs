@@ -3,7 +3,7 @@
 
 use mquant_export::checkpoint::Checkpoint;
 use mquant_export::exec::{DecoderState, Executor};
-use mquant_export::export::onnx::{MsqForm, OnnxOptions, OpSet, write};
+use mquant_export::export::onnx::{OnnxOptions, OpSet, write};
 use mquant_export::family::{CheckpointWeights, Resolved};
 use mquant_export::graph::{Model, Op, Stream, WeightSource};
 use mquant_export::numeric::hadamard::blocks;
@@ -178,8 +178,7 @@ fn transformed_files_run_in_onnx_runtime(name: &str, ops: OpSet) {
     let preparer = preparer(changed.checkpoint.files(), &changed.resolved.description).unwrap();
     let run = |model: &Model, source: &dyn WeightSource, values: &str| {
         let dir = tempfile::tempdir().unwrap();
-        write(model, source, dir.path(), &OnnxOptions { ops, msq: MsqForm::RowScale }, &mut |_, _, _| ())
-            .unwrap();
+        write(model, source, dir.path(), &OnnxOptions::new(ops), &mut |_, _, _| ()).unwrap();
         let (prompts, out) = (dir.path().join("prompts.safetensors"), dir.path().join("out.safetensors"));
         bundle(&preparer, &given).write(&prompts);
         let report = judge("onnx_check.py", &[&text(dir.path()), "--no-checker"]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use mquant_export::exec::{
     DecoderState, Executor, Generation, Inputs, Outputs, Value, empty_cache, position_inputs, vision_inputs,
 };
-use mquant_export::export::onnx::{MsqForm, OnnxOptions, OpSet, write};
+use mquant_export::export::onnx::{OnnxOptions, OpSet, write};
 use mquant_export::family::{CheckpointWeights, Resolved};
 use mquant_export::graph::Part;
 use mquant_export::graph::ops::RopeScaling;
@@ -300,14 +300,7 @@ impl Exported {
         for ops in [OpSet::Ort, OpSet::Standard] {
             let out = dir.path().join(ops.name());
             std::fs::create_dir(&out).unwrap();
-            write(
-                &resolved.model,
-                &weights,
-                &out,
-                &OnnxOptions { ops, msq: MsqForm::default() },
-                &mut |_, _, _| {},
-            )
-            .unwrap();
+            write(&resolved.model, &weights, &out, &OnnxOptions::new(ops), &mut |_, _, _| {}).unwrap();
         }
         let spec = &resolved.model.spec;
         let exec = Executor::<f64>::keeping(&resolved.model, &weights);

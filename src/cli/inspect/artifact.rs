@@ -10,9 +10,8 @@ use crate::cli::SCHEMA_VERSION;
 use crate::cli::error::CliError;
 use crate::cli::format::{bytes, count, plural, property, rotations, table};
 use crate::graph::Component;
-use crate::pipeline::Manifest;
+use crate::pipeline::{Manifest, QuantizedLinear};
 use crate::quantize::WeightOutcome;
-use crate::quantize::recipe::Activations;
 
 /// An artifact as seen.
 #[derive(Debug, Serialize)]
@@ -36,8 +35,10 @@ struct ComponentSeen {
     name: &'static str,
     /// Their number by grid of the weights.
     linears: BTreeMap<String, usize>,
-    /// Those whose inputs are int8, too.
+    /// Those that are integer products.
     integer_linears: usize,
+    /// Those in other forms, by name: their inputs are floats.
+    other_linears: BTreeMap<String, usize>,
     /// Those with a scale per modality.
     two_scales: usize,
 }
@@ -93,16 +94,20 @@ fn graph(dir: &Path, name: &str) -> GraphSeen {
 }
 
 fn components(manifest: &Manifest) -> Vec<ComponentSeen> {
+    let int8 = |l: &&QuantizedLinear| l.form == "int8-gemm";
     let seen = Component::ALL.into_iter().map(|component| {
         let own = || manifest.linears.iter().filter(move |l| Component::of_role(&l.role) == Some(component));
+        let mut other: BTreeMap<String, usize> = BTreeMap::new();
+        own().filter(|l| !int8(l)).for_each(|l| *other.entry(l.form.clone()).or_default() += 1);
         ComponentSeen {
             name: component.name(),
             linears: own().fold(BTreeMap::new(), |mut grids, l| {
                 *grids.entry(l.weights.to_string()).or_default() += 1;
                 grids
             }),
-            integer_linears: own().filter(|l| l.activations != Activations::Float).count(),
-            two_scales: own().filter(|l| l.visual_scale != l.text_scale).count(),
+            integer_linears: own().filter(int8).count(),
+            other_linears: other,
+            two_scales: own().filter(int8).filter(|l| l.visual_scale != l.text_scale).count(),
         }
     });
     seen.filter(|c| !c.linears.is_empty()).collect()
@@ -137,11 +142,11 @@ impl ArtifactSeen {
         let line = |c: &ComponentSeen| {
             let grids: Vec<String> = c.linears.iter().map(|(grid, n)| format!("{n} {grid}")).collect();
             let (integer, two) = (count(c.integer_linears as u64), count(c.two_scales as u64));
-            let text = format!(
-                "{} linears, {integer} with int8 inputs, {two} with a scale per modality",
-                grids.join(", ")
-            );
-            property(c.name, text)
+            let integer = format!("{integer} as integer products, {two} of them with a scale per modality");
+            let integer = Some(integer).filter(|_| c.integer_linears > 0);
+            let other = c.other_linears.iter().map(|(form, n)| format!("{n} by {form}"));
+            let forms = integer.into_iter().chain(other).collect::<Vec<_>>().join(", ");
+            property(c.name, format!("{} linears: {forms}", grids.join(", ")))
         };
         self.components.iter().map(line).collect()
     }

@@ -35,10 +35,17 @@ impl OnnxSeen {
         let opsets = s.opsets.iter().map(|(domain, v)| format!("{domain} {v}")).collect();
         let sizes = s.bytes.iter().map(|(kind, n)| format!("{kind} {}", bytes(*n))).collect();
         let operators = s.operators.iter().map(|(op, n)| format!("{op} {n}")).collect();
-        let products = format!(
+        let mut products = format!(
             "{} integer, {} Q/DQ pairs that fuse, {} float",
             s.integer_products, s.qdq_products, s.float_products
         );
+        let few_bits = [
+            (s.nbits_products, "MatMulNBits"),
+            (s.dequantized_products, "with dequantized weights"),
+            (s.folded_weights, "with 4-bit weights that become int8 at load"),
+        ];
+        let few_bits = few_bits.into_iter().filter(|(n, _)| *n > 0);
+        few_bits.for_each(|(n, what)| products.push_str(&format!(", {n} {what}")));
         let mut lines = vec![
             property("operator sets", list(opsets)),
             property("weights", list(sizes)),

@@ -10,9 +10,10 @@ use super::bytes::{self, Element};
 use super::call::Call;
 use super::error::OnnxError;
 use super::external::{DataWriter, Place};
-use super::proto::tensor_proto::DataLocation;
+use super::nibbles::Sink;
+use super::proto::tensor_proto::{DataLocation, DataType};
 use super::proto::{NodeProto, StringStringEntryProto, TensorProto};
-use super::{MsqForm, OnnxOptions, OpSet};
+use super::{OnnxOptions, OpSet};
 use crate::graph::{Dim, Graph, Model, Node, ValueId, ValueInfo, WeightSource};
 
 /// Larger tensors go to the data file. Shapes, axes and scalars must stay inline: shape inference cannot read external data.
@@ -28,8 +29,8 @@ pub struct Emitter<'a> {
     pub source: &'a dyn WeightSource,
     /// Which operators may be used.
     pub ops: OpSet,
-    /// Form of linears with two activation scales.
-    pub msq: MsqForm,
+    /// Which forms linears take.
+    pub options: OnnxOptions,
     node: Option<&'a Node>,
     scope: String,
     nodes: Vec<NodeProto>,
@@ -66,7 +67,7 @@ impl<'a> Emitter<'a> {
             graph,
             source,
             ops: options.ops,
-            msq: options.msq,
+            options,
             node: None,
             scope: String::new(),
             nodes: vec![],
@@ -284,6 +285,34 @@ impl<'a> Emitter<'a> {
         bytes::write_transposed(&mut self.data, values, rows, cols)?;
         let place = self.data.end(offset);
         Ok(self.external(name, T::TYPE as i32, dims, place))
+    }
+
+    /// A tensor of `length` bytes that `fill` hands over in order, of elements smaller than a byte or packed: inline when small, else in the data file.
+    ///
+    /// # Errors
+    /// [`OnnxError::Io`] when the data file cannot be written.
+    pub fn packed(
+        &mut self,
+        name: &str,
+        data_type: DataType,
+        dims: Vec<i64>,
+        length: usize,
+        fill: impl FnOnce(&mut Sink<'_>) -> Result<(), OnnxError>,
+    ) -> Result<String, OnnxError> {
+        if length <= INLINE_BYTES {
+            let mut raw = Vec::with_capacity(length);
+            fill(&mut |bytes| {
+                raw.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            let name = self.fresh(name);
+            self.inline(name.clone(), data_type as i32, dims, raw);
+            return Ok(name);
+        }
+        let offset = self.data.begin()?;
+        fill(&mut |bytes| self.data.write(bytes))?;
+        let place = self.data.end(offset);
+        Ok(self.external(name, data_type as i32, dims, place))
     }
 
     fn inline(&mut self, name: String, data_type: i32, dims: Vec<i64>, raw: Vec<u8>) {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::form::FormError;
 use crate::graph::WeightError;
 
 /// Why writing an ONNX artifact failed.
@@ -38,6 +39,16 @@ pub enum OnnxError {
         declared: &'static str,
         /// Form given.
         found: &'static str,
+    },
+    /// The form asked for cannot have the weights of a linear.
+    #[error("{graph} graph, node {node}: {source}")]
+    Form {
+        /// Part name.
+        graph: &'static str,
+        /// The linear.
+        node: String,
+        /// Cause.
+        source: FormError,
     },
     /// The graph breaks a rule of the IR; it was not validated.
     #[error("{graph} graph, node {node}: {reason}; the model is not valid")]

@@ -1,7 +1,7 @@
 //! Reads an ONNX file back for people: signature, operators, integer products, bytes by type. Hardened: sizes are capped and checked, external
 //! data is looked for beside the file only. Numbers are not read and nothing is run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use prost::Message;
@@ -28,12 +28,18 @@ pub struct OnnxSummary {
     pub outputs: Vec<String>,
     /// Nodes by operator, those of loop bodies included.
     pub operators: BTreeMap<String, usize>,
-    /// Matrix products of float operands.
+    /// Matrix products of float operands, weights that become floats at load included.
     pub float_products: usize,
     /// Products that are integer kernels as written.
     pub integer_products: usize,
     /// Products between Q/DQ pairs, which ONNX Runtime fuses to integer kernels when it loads the file.
     pub qdq_products: usize,
+    /// Products of MatMulNBits: float inputs, which the kernel rounds by itself, and weights that keep few bits.
+    pub nbits_products: usize,
+    /// Products of float inputs with weights from DequantizeLinear.
+    pub dequantized_products: usize,
+    /// Weights of 4 bits that the runtime makes int8 when it loads the file.
+    pub folded_weights: usize,
     /// Initializer bytes by element type.
     pub bytes: BTreeMap<String, u64>,
 }
@@ -95,16 +101,25 @@ fn count_nodes(graph: &GraphProto, summary: &mut OnnxSummary) {
     let maker_is = |name: Option<&String>, op: &str| {
         name.and_then(|n| makers.get(n.as_str())).filter(|n| n.op_type() == op).copied()
     };
+    let is_int4 = |t: &&TensorProto| t.data_type() == DataType::Int4 as i32;
+    let int4: BTreeSet<&str> = graph.initializer.iter().filter(is_int4).map(|t| t.name()).collect();
     for node in &graph.node {
         *summary.operators.entry(node.op_type().to_string()).or_default() += 1;
         match node.op_type() {
             "MatMulIntegerToFloat" => summary.integer_products += 1,
+            "MatMulNBits" => summary.nbits_products += 1,
+            "Cast" if node.input.first().is_some_and(|x| int4.contains(x.as_str())) => {
+                summary.folded_weights += 1;
+            }
             "MatMul" => {
                 let rounded = maker_is(node.input.first(), "DequantizeLinear")
                     .is_some_and(|dq| maker_is(dq.input.first(), "QuantizeLinear").is_some());
                 let weight = maker_is(node.input.get(1), "DequantizeLinear").is_some();
-                let qdq = rounded && weight;
-                *(if qdq { &mut summary.qdq_products } else { &mut summary.float_products }) += 1;
+                *match (rounded, weight) {
+                    (true, true) => &mut summary.qdq_products,
+                    (false, true) => &mut summary.dequantized_products,
+                    (_, false) => &mut summary.float_products,
+                } += 1;
             }
             _ => {}
         }

@@ -4,7 +4,7 @@
 //! [`OpSet::Standard`] does not, and its Q/DQ pairs fuse to the same integer kernels. Files are the same bytes for the same model, weights
 //! and options. They are written under their final names into a directory the caller provides: publishing it whole is the caller's job.
 //!
-//! `ops` lowers, `emit` collects, `weights` and `external` write numbers, `signature` says what goes in and out, `file` encodes, `genai` configures,
+//! `form` chooses, `ops` lowers, `emit` collects, `weights`, `few_bits` and `external` write numbers, `signature` says what goes in and out, `file` encodes, `genai` configures,
 //! `inspect` reads back. `generate.py` runs the files where GenAI cannot.
 
 mod bytes;
@@ -12,9 +12,12 @@ mod call;
 mod emit;
 mod error;
 mod external;
+mod few_bits;
 mod file;
+mod form;
 pub mod genai;
 pub mod inspect;
+mod nibbles;
 mod ops;
 // Committed as prost-build writes it, so that a test can compare it with a fresh generation.
 #[rustfmt::skip]
@@ -29,6 +32,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::OnnxError;
 pub use external::ALIGNMENT;
+pub use form::{Form, FormError, LinearForm, MsqForm, OnnxOptions, Store, stored_bytes};
 pub use signature::{ElementType, Extent, GraphSignature, TensorSignature, signatures};
 
 use crate::graph::{Graph, Model, Part, WeightSource};
@@ -51,36 +55,6 @@ impl OpSet {
             OpSet::Standard => "standard",
         }
     }
-}
-
-/// How a linear with two activation scales (MSQ) becomes integer products.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MsqForm {
-    /// One product of rows that were divided by the scale of their modality, which multiplies its result.
-    #[default]
-    RowScale,
-    /// One product per modality, each of contiguous rows at its own static scale. It is taken by the linears whose rows are in the order by
-    /// modality, see [`order_by_modality`](crate::passes::order_by_modality); the others keep the row scale.
-    Split,
-}
-
-impl MsqForm {
-    /// Name in flags and metadata.
-    pub fn name(self) -> &'static str {
-        match self {
-            MsqForm::RowScale => "row-scale",
-            MsqForm::Split => "split",
-        }
-    }
-}
-
-/// How to write the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnnxOptions {
-    /// Operators to use.
-    pub ops: OpSet,
-    /// Form of linears with two activation scales.
-    pub msq: MsqForm,
 }
 
 /// Name of the program in [`GENERATE`].

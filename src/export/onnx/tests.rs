@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use prost::Message;
 
 use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
-use super::{MsqForm, OnnxOptions, OpSet, file_name, write};
+use super::{Form, MsqForm, OnnxOptions, OpSet, Store, file_name, write};
 use crate::graph::ops::{self, ActScales, OpError, Rounding};
 use crate::graph::spec::{
     Activation, DecoderSpec, ModelSpec, Norm, NormPlace, ProjectorSpec, RotaryLayout, VisionPositions,
@@ -34,7 +34,7 @@ impl WeightSource for Zeros<'_> {
                 rows: decl.shape[0],
                 cols: decl.shape[1],
                 codes: vec![0; decl.shape[0] * decl.shape[1]],
-                multipliers: vec![],
+                multipliers: vec![1; grid.block.map_or(0, |_| decl.shape[0] * grid.blocks(decl.shape[1]))],
                 scales: vec![1.0; decl.shape[0]],
             }),
         })
@@ -98,13 +98,17 @@ fn model(head_dim: usize) -> Model {
 
 /// Every other linear W8A8 at one scale, every fifth weight-only.
 fn quantized(head_dim: usize) -> (Model, usize) {
+    on_grid(head_dim, INT8)
+}
+
+fn on_grid(head_dim: usize, grid: Grid) -> (Model, usize) {
     let mut model = model(head_dim);
     let mut count = 0;
     for (i, node) in model.graphs.iter_mut().flat_map(|g| &mut g.nodes).enumerate() {
         if let Op::Linear(l) = &mut node.op
             && (i % 2 == 0 || i % 5 == 0)
         {
-            model.weights[l.weight.0].format = WeightFormat::Grid(INT8);
+            model.weights[l.weight.0].format = WeightFormat::Grid(grid);
             if i % 2 == 0 {
                 l.act = Some(Rounding::Static(ActScales::one(0.5)));
                 count += 1;
@@ -228,9 +232,12 @@ fn rows_by_modality(g: &mut GraphBuilder<'_>, q: ValueId, codes: [WeightId; 2]) 
 
 /// The three graphs as written.
 fn written(model: &Model, ops: OpSet) -> Vec<GraphProto> {
+    written_as(model, OnnxOptions { msq: MsqForm::Split, ..OnnxOptions::new(ops) })
+}
+
+fn written_as(model: &Model, options: OnnxOptions) -> Vec<GraphProto> {
     let dir = tempfile::tempdir().unwrap();
-    write(model, &Zeros(model), dir.path(), &OnnxOptions { ops, msq: MsqForm::Split }, &mut |_, _, _| ())
-        .unwrap();
+    write(model, &Zeros(model), dir.path(), &options, &mut |_, _, _| ()).unwrap();
     let read = |part| std::fs::read(dir.path().join(file_name(part))).unwrap();
     Part::ALL.iter().map(|&p| ModelProto::decode(read(p).as_slice()).unwrap().graph.unwrap()).collect()
 }
@@ -246,9 +253,26 @@ fn every_form() -> Vec<(OpSet, Model, GraphProto)> {
     pairs.flat_map(|(ops, m)| written(m, ops).into_iter().map(move |g| (ops, m.clone(), g))).collect()
 }
 
+/// The forms of weights below 8 bits, in blocks that do not divide the rows and without blocks.
+fn few_bits() -> Vec<(OpSet, Model, GraphProto)> {
+    let mut all = vec![];
+    for block in [Some(16), None] {
+        let (model, _) = on_grid(8, Grid { bits: 4, block });
+        let forms = [None, Some(Form::Int8Gemm), Some(Form::MatMulNBits), Some(Form::Portable)];
+        for (form, ops) in forms.into_iter().flat_map(|f| [(f, OpSet::Ort), (f, OpSet::Standard)]) {
+            let store = (form == Some(Form::Int8Gemm)).then_some(Store::Int4);
+            let options = OnnxOptions { form, store, ..OnnxOptions::new(ops) };
+            if options.valid().is_ok() {
+                all.extend(written_as(&model, options).into_iter().map(|g| (ops, model.clone(), g)));
+            }
+        }
+    }
+    all
+}
+
 #[test]
 fn names_are_unique_and_values_are_written_before_they_are_read() {
-    for (_, model, graph) in every_form() {
+    for (_, model, graph) in every_form().into_iter().chain(few_bits()) {
         let source = model.graphs.iter().find(|g| g.part.name() == graph.name()).unwrap();
         let mut nodes = HashSet::new();
         let mut values: HashSet<&str> = graph.input.iter().map(|v| v.name()).collect();
@@ -272,7 +296,7 @@ fn names_are_unique_and_values_are_written_before_they_are_read() {
 
 #[test]
 fn the_standard_set_has_no_foreign_operator() {
-    for (ops, _, graph) in every_form() {
+    for (ops, _, graph) in every_form().into_iter().chain(few_bits()) {
         let foreign = graph.node.iter().find(|n| !n.domain().is_empty());
         assert!(ops == OpSet::Ort || foreign.is_none(), "{foreign:?}");
     }
@@ -312,7 +336,7 @@ fn rows_by_modality_are_two_products_of_pieces_cut_once() {
         // By row scale there is one product each, whatever order the rows are in.
         let dir = tempfile::tempdir().unwrap();
         let model = other_ops();
-        let options = OnnxOptions { ops, msq: MsqForm::RowScale };
+        let options = OnnxOptions::new(ops);
         write(&model, &Zeros(&model), dir.path(), &options, &mut |_, _, _| ()).unwrap();
         let bytes = std::fs::read(dir.path().join(file_name(Part::Decoder))).unwrap();
         let decoder = ModelProto::decode(bytes.as_slice()).unwrap().graph.unwrap();

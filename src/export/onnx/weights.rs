@@ -2,6 +2,8 @@
 
 use super::emit::Emitter;
 use super::error::OnnxError;
+use super::form::{LinearForm, Store};
+use crate::graph::ops::Linear;
 use crate::graph::{WeightData, WeightDecl, WeightFormat, WeightId};
 use crate::numeric::Tensor;
 use crate::numeric::grid::GridMatrix;
@@ -21,6 +23,30 @@ pub enum Matrix {
 }
 
 impl<'a> Emitter<'a> {
+    /// The form of a linear with a weight on a grid; none for a float weight.
+    ///
+    /// # Errors
+    /// [`OnnxError::Form`] when the form asked for cannot have these weights.
+    pub fn linear_form(&self, op: &Linear) -> Result<Option<LinearForm>, OnnxError> {
+        let decl = self.declaration(op.weight)?;
+        let WeightFormat::Grid(grid) = decl.format else { return Ok(None) };
+        let cols = decl.shape.last().copied().unwrap_or(0);
+        let form = self.options.linear_form(grid, cols, op.act.is_some());
+        let (graph, node) = (self.graph.part.name(), self.node().to_string());
+        form.map(Some).map_err(|source| OnnxError::Form { graph, node, source })
+    }
+
+    /// Output channels of the matrix of a linear.
+    ///
+    /// # Errors
+    /// [`OnnxError::NotValid`] when it is not declared or no matrix.
+    pub fn rows_of(&self, id: WeightId) -> Result<usize, OnnxError> {
+        match self.declaration(id)?.shape.as_slice() {
+            &[out, _] => Ok(out),
+            _ => Err(self.not_valid("reads a weight that is no matrix")),
+        }
+    }
+
     /// A vector or table as it is.
     ///
     /// # Errors
@@ -44,14 +70,18 @@ impl<'a> Emitter<'a> {
         let &[out, k] = decl.shape.as_slice() else {
             return Err(self.not_valid("reads a weight that is no matrix"));
         };
-        let names = self.shared(format!("weight {} transposed", decl.name), |e| match decl.format {
+        let names = self.shared(format!("{}/matrix", decl.name), |e| match decl.format {
             WeightFormat::Float => {
                 let tensor = e.load_float(decl)?;
                 Ok(vec![e.transposed(&decl.name, (out, k), tensor.data())?])
             }
-            WeightFormat::Grid(_) => {
+            WeightFormat::Grid(grid) => {
                 let w = e.load_codes(decl)?;
-                let codes = e.transposed(&decl.name, (out, k), &w.int8())?;
+                let codes = if grid.bits < 8 && e.options.stored() == Store::Int4 {
+                    e.folded_int8(decl, &w)?
+                } else {
+                    e.transposed(&decl.name, (out, k), &w.int8())?
+                };
                 Ok(vec![codes, e.tensor(&format!("{}.scale", decl.name), vec![out as i64], &w.scales)?])
             }
         })?;
@@ -62,7 +92,7 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn declaration(&self, id: WeightId) -> Result<&'a WeightDecl, OnnxError> {
+    pub(super) fn declaration(&self, id: WeightId) -> Result<&'a WeightDecl, OnnxError> {
         self.model.weights.get(id.0).ok_or_else(|| self.not_valid("names a weight that is not declared"))
     }
 
@@ -78,7 +108,7 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn load_codes(&self, decl: &WeightDecl) -> Result<GridMatrix, OnnxError> {
+    pub(super) fn load_codes(&self, decl: &WeightDecl) -> Result<GridMatrix, OnnxError> {
         match self.load(decl)? {
             WeightData::Grid(w)
                 if WeightFormat::Grid(w.grid) == decl.format && decl.shape == [w.rows, w.cols] =>

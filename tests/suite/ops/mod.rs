@@ -11,7 +11,7 @@ mod rows;
 use std::path::Path;
 
 use mquant_export::exec::{Executor, Outputs, Value};
-use mquant_export::export::onnx::{MsqForm, OnnxOptions, OpSet, write};
+use mquant_export::export::onnx::{OnnxOptions, OpSet, write};
 use mquant_export::graph::Part;
 use mquant_export::numeric::{Real, Tensor};
 
@@ -70,14 +70,7 @@ fn formula(case: &Case) {
 /// Writes the model and its inputs for the judge.
 fn lay_out(case: &Case, ops: OpSet, folder: &Path) {
     std::fs::create_dir(folder).unwrap();
-    write(
-        &case.model,
-        &case.weights,
-        folder,
-        &OnnxOptions { ops, msq: MsqForm::default() },
-        &mut |_, _, _| (),
-    )
-    .unwrap();
+    write(&case.model, &case.weights, folder, &OnnxOptions::new(ops), &mut |_, _, _| ()).unwrap();
     let mut bundle = Bundle::default();
     for (name, value) in &case.inputs {
         match value {

@@ -14,14 +14,21 @@
 use super::super::call::Call;
 use super::super::emit::Emitter;
 use super::super::error::OnnxError;
+use super::super::form::LinearForm;
 use super::super::proto::tensor_proto::DataType;
 use super::super::weights::Matrix;
 use super::super::{MsqForm, OpSet};
+use super::few_bits;
 use crate::exec::ops::SMALLEST_ROW_SCALE;
 use crate::graph::ops::{ActScales, Linear, Rounding};
 use crate::graph::{Dim, Sym};
 
 pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
+    match e.linear_form(op)? {
+        Some(LinearForm::MatMulNBits { block }) => return few_bits::nbits(op, e, block),
+        Some(LinearForm::Portable) => return few_bits::portable(op, e),
+        _ => {}
+    }
     let x = e.input(0)?;
     match (e.matrix(op.weight)?, op.act) {
         (Matrix::Float(w), None) => product(op, e, &x, &w),
@@ -33,7 +40,7 @@ pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> 
 
 /// `x w (+ bias)` in float. With one input channel it is every row's number times the row `w`: 0.2 ms as
 /// Mul at 1088 x 1 x 1536, its channel taken from 8960 included, 0.3 as MatMul.
-fn product(op: &Linear, e: &mut Emitter<'_>, x: &str, w: &str) -> Result<(), OnnxError> {
+pub(super) fn product(op: &Linear, e: &mut Emitter<'_>, x: &str, w: &str) -> Result<(), OnnxError> {
     let operator = if e.channels(0)? == 1 { "Mul" } else { "MatMul" };
     let call = Call::new(operator, &[x, w]);
     if op.bias.is_none() {
@@ -81,7 +88,9 @@ fn quantized(
         Rounding::Asymmetric { scale, zero } => one_scale(op, e, (x, scale, zero), (codes, scales)),
         Rounding::Static(s) => {
             let modality = e.input(1)?;
-            if e.msq == MsqForm::Split && e.operand(1)?.shape.get(1) == Some(&Dim::Sym(Sym::ByModality)) {
+            if e.options.msq == MsqForm::Split
+                && e.operand(1)?.shape.get(1) == Some(&Dim::Sym(Sym::ByModality))
+            {
                 return split(op, e, (s, &modality), x, (codes, scales));
             }
             let by = row_scale(e, &modality, s)?;

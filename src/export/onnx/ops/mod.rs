@@ -3,6 +3,7 @@
 
 mod attention;
 mod channels;
+mod few_bits;
 mod hadamard;
 mod linear;
 mod order;
