@@ -22,6 +22,8 @@ TARGETS = (
     ("msq", "static", 1.35, "at most"),
     ("dynamic", "msq", 1.0, "more than"),
 )
+# Processor time over wall time and threads, below which other programs had too much of the machine.
+FREE = 0.8
 # Operators with less than this share in every export are summed up as "other".
 SMALL = 0.01
 
@@ -58,6 +60,22 @@ def caption(measured):
     )
 
 
+def occupation(steps):
+    """Median of processor time / wall time of the prefills."""
+    return float(np.median([cpu / wall for wall, cpu in steps["prefill"]]))
+
+
+def warning(measured):
+    """A sentence where the machine was not free."""
+    least = min(occupation(steps) for steps in measured["times"].values())
+    if least >= FREE * measured["threads"]:
+        return ""
+    return (
+        f"**The machine was not free:** a row had {least:.2f} of {measured['threads']} threads. Times are too long, ratios near 1 mean nothing; "
+        "measure again.\n"
+    )
+
+
 def times_table(measured):
     times = measured["times"]
     out = head("decoder", "two scales", "prefill ms, median (least)", "one token ms, median (least)", "processor time / wall time")
@@ -66,7 +84,7 @@ def times_table(measured):
         for step in ("prefill", "decode"):
             least = min(wall for wall, _ in steps[step])
             cells.append(f"{median(times, key, step):.1f} ({least:.1f})")
-        cells.append("{:.2f}".format(np.median([cpu / wall for wall, cpu in steps["prefill"]])))
+        cells.append(f"{occupation(steps):.2f}")
         out += row(*cells)
     return out
 
@@ -76,7 +94,7 @@ def met(ratio, target, kind):
 
 
 def ratios_table(measured):
-    """Ratios of median times of the prefill and of one token; processor time is disturbed less by other programs."""
+    """Medians over the rounds of the ratio within one round: what slows a whole round cancels."""
     times = measured["times"]
     out = head("ratio of times", "aim", "prefill", "", "its processor time", "one token")
     for slow, fast, target, kind in TARGETS:
@@ -84,10 +102,10 @@ def ratios_table(measured):
         if slow not in times or fast not in times:
             out += row(name, aim, "not measured", "", "", "")
             continue
-        prefill, token = (median(times, slow, s) / median(times, fast, s) for s in ("prefill", "decode"))
-        slow_cpu, fast_cpu = (np.median([cpu for _, cpu in times[key]["prefill"]]) for key in (slow, fast))
+        prefill, processor = np.median(np.divide(times[slow]["prefill"], times[fast]["prefill"]), axis=0)
+        token, _ = np.median(np.divide(times[slow]["decode"], times[fast]["decode"]), axis=0)
         verdict = "PASS" if met(prefill, target, kind) else "FAIL"
-        out += row(name, aim, f"{prefill:.2f}", verdict, f"{slow_cpu / fast_cpu:.2f}", f"{token:.2f}")
+        out += row(name, aim, f"{prefill:.2f}", verdict, f"{processor:.2f}", f"{token:.2f}")
     return out
 
 
@@ -134,6 +152,7 @@ def render(measured):
     """All tables with their captions."""
     parts = [
         caption(measured),
+        warning(measured),
         times_table(measured),
         ratios_table(measured),
         "The products of one layer alone, as many rows, one thread, processor time (least of several): the bound that the kernels set:\n",
@@ -148,7 +167,7 @@ def render(measured):
     if measured["skipped"]:
         reasons = "; ".join(f"{TITLES[key]}: {reason}" for key, reason in measured["skipped"].items())
         parts.append(f"Left out: {reasons}.\n")
-    return "\n".join(parts)
+    return "\n".join(part for part in parts if part)
 
 
 def plain(measured):
