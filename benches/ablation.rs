@@ -1,6 +1,8 @@
 //! Every element of the method on and off, on the trained fixture and on its twin with planted outliers: `cargo bench --bench ablation`. The table stands in
 //! `docs/accuracy.md`; `-- --write` writes it there. Words after `--` keep the rows whose names contain all of them (`-- w4a8 gptq natural`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench stops by panicking")]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 
@@ -170,7 +172,7 @@ fn recipe(
     recipe.components.projector = Precision { weights: Weights::INT8, activations: other };
     recipe.components.decoder = Precision { weights: grid, activations };
     let gptq = rounding == "gptq";
-    recipe.gptq = gptq.then(|| recipe.gptq.unwrap_or_else(Gptq::default));
+    recipe.gptq = gptq.then(|| recipe.gptq.unwrap_or_default());
     recipe.search = gptq;
     let all = RotationRule { seed: 0, ..recipe.rotation };
     recipe.rotation = if transformation == "plain" { RotationRule::default() } else { all };

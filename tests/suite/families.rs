@@ -72,7 +72,9 @@ fn w4a8() -> Recipe {
 fn dynamic() -> Recipe {
     let mut recipe = w4a8();
     let c = &mut recipe.components;
-    [&mut c.vision, &mut c.projector, &mut c.decoder].map(|p| p.activations = Activations::Dynamic);
+    for precision in [&mut c.vision, &mut c.projector, &mut c.decoder] {
+        precision.activations = Activations::Dynamic;
+    }
     recipe
 }
 

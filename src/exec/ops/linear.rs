@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::{OpContext, Results, with_cols};
 use crate::exec::run::ExecError;
 use crate::exec::value::Value;
-use crate::graph::ops::{Linear, Rounding};
+use crate::graph::ops::{Linear, Rounding, SMALLEST_ROW_SCALE};
 use crate::numeric::gemm::matmul_nt;
 use crate::numeric::{Real, Tensor};
 
@@ -77,9 +77,6 @@ impl<T: Real> Rounded<T> {
         self.codes
     }
 }
-
-/// Smallest scale of a row of its own: a row of zeros has codes 0 at any scale.
-pub const SMALLEST_ROW_SCALE: f32 = 1e-30;
 
 /// Scale that puts the largest `|x|` of a row on the code 127.
 fn row_scale<T: Real>(row: &[T]) -> T {

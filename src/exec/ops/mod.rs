@@ -23,7 +23,7 @@ use rotary::{rotary, rotary_table};
 use rows::{add_batch, constant_rows, drop_batch, embed, merge_rows, splice};
 use segments::{drop_first_rows, insert_rows};
 
-pub use linear::{Rounded, SMALLEST_ROW_SCALE, quantize_row};
+pub use linear::{Rounded, quantize_row};
 
 use super::run::ExecError;
 use super::value::Value;

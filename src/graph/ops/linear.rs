@@ -38,9 +38,12 @@ pub enum Rounding {
         /// Code of 0.
         zero: i8,
     },
-    /// At a scale of each row's own, `max |x| / 127`, computed at run time.
+    /// At a scale of each row's own, `max |x| / 127` and at least [`SMALLEST_ROW_SCALE`], computed at run time.
     PerRow,
 }
+
+/// Smallest scale of a row of its own: a row of zeros has codes 0 at any scale.
+pub const SMALLEST_ROW_SCALE: f32 = 1e-30;
 
 impl Rounding {
     /// Whether the linear must know the modality of each row.

@@ -18,7 +18,7 @@ mod tests;
 pub use attention::{CausalAttention, CrossAttention, SegmentAttention};
 pub use channels::{AppendChannel, Join, Split, TakeChannel};
 pub use hadamard::Hadamard;
-pub use linear::{ActScales, Linear, Rounding};
+pub use linear::{ActScales, Linear, Rounding, SMALLEST_ROW_SCALE};
 pub use order::{OrderByModality, TakeRows};
 pub use pointwise::{Activate, Add, DivideBy, LayerNorm, Mul, RmsNorm, Scale};
 pub use position::{GridBucket, GridPositions, Length, ScaleByPosition};

@@ -19,8 +19,7 @@ use super::super::proto::tensor_proto::DataType;
 use super::super::weights::Matrix;
 use super::super::{MsqForm, OpSet};
 use super::few_bits;
-use crate::exec::ops::SMALLEST_ROW_SCALE;
-use crate::graph::ops::{ActScales, Linear, Rounding};
+use crate::graph::ops::{ActScales, Linear, Rounding, SMALLEST_ROW_SCALE};
 use crate::graph::{Dim, Sym};
 
 pub(super) fn linear(op: &Linear, e: &mut Emitter<'_>) -> Result<(), OnnxError> {
