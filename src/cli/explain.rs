@@ -20,6 +20,7 @@ pub fn lines(e: &Explanation) -> Vec<String> {
             lines.push(property("decided by", reason(decision.reason)));
             lines.push(String::new());
             lines.extend(candidates(decision));
+            lines.extend(decision.impossible.iter().map(|why| property("not possible", why)));
         }
     }
     lines
@@ -64,6 +65,7 @@ mod tests {
             candidates: vec![candidate("none", 0.0712), candidate("smooth", 0.0213)],
             chosen: 1,
             reason: Reason::LeastError,
+            impossible: vec!["hadamard 3: rotation order impossible".into()],
         };
         let linear = LinearPlan {
             role: decision.role.clone(),
@@ -76,7 +78,8 @@ mod tests {
             Explanation { schema_version: 1, recipe: "w8a8".into(), linear, decision: Some(decision) };
         let lines = lines(&explained);
         assert!(lines.contains(&"activations  msq".to_string()), "{lines:?}");
-        let last = lines.last().unwrap();
+        assert!(lines.last().unwrap().contains("hadamard 3"), "{lines:?}");
+        let last = &lines[lines.len() - 2];
         assert!(last.trim_start().starts_with("*  int8     smooth"), "{last}");
         assert!(last.ends_with("2.130 %"), "{last}");
         let silent = Explanation { decision: None, ..explained };

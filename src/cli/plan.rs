@@ -9,6 +9,7 @@ use super::SCHEMA_VERSION;
 use super::format::{count, plural, property, rotations, table};
 use super::forms::{FormsSeen, form};
 use crate::export::onnx::{LinearForm, OnnxOptions};
+use crate::graph::Model;
 use crate::pipeline::{ExportRequest, Plan};
 use crate::quantize::recipe::{Activations, DownProjections, Remedy};
 use crate::quantize::{Decision, LinearPlan, RotationNote};
@@ -36,6 +37,8 @@ pub struct PlanSeen {
     /// What is rotated before weights are quantized, and what is left.
     rotations: Vec<RotationNote>,
     down_projections: DownProjections,
+    /// Elements of a head that the checkpoint ties to its token table and the export writes on its own.
+    untied_head: Option<usize>,
     linears_quantized: usize,
     linears: Vec<LinearPlan>,
 }
@@ -61,6 +64,7 @@ impl PlanSeen {
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
             down_projections: request.recipe.down_projections.clone(),
+            untied_head: untied_head(&plan.resolved().model),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
         }
@@ -91,6 +95,13 @@ impl PlanSeen {
             lines.push(property(
                 "outliers",
                 format!("down projections: {}, by expected error", remedies.join(", ")),
+            ));
+        }
+        if let Some(n) = self.untied_head {
+            let n = count(n as u64);
+            lines.push(property(
+                "head",
+                format!("tied to the token table in the checkpoint, {n} weights of its own here"),
             ));
         }
         lines.push(String::new());
@@ -140,6 +151,12 @@ fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
     vec![pattern(&linear.role), format!("{} x {}", linear.out, linear.input), precision, decided]
 }
 
+/// Elements of the head, where the checkpoint has none but the token table.
+fn untied_head(model: &Model) -> Option<usize> {
+    let d = &model.spec.decoder;
+    d.tied_head.then_some(d.vocab * d.width)
+}
+
 /// A remedy for people.
 fn remedy(remedy: &Remedy) -> String {
     let block = |b: usize| if b == 0 { "of all channels".to_string() } else { format!("over blocks of {b}") };
@@ -187,6 +204,7 @@ mod tests {
             calibration_samples: Some(1),
             rotations: vec![],
             down_projections: DownProjections::default(),
+            untied_head: Some(1234),
             linears_quantized: 3,
             linears: vec![
                 linear("vision.blocks.0.mlp.up", Activations::Static, Decision::Component),
@@ -197,6 +215,7 @@ mod tests {
         };
         let lines = seen.lines();
         assert!(lines.contains(&"calibration  c.tsv, at most 1 sample".to_string()), "{lines:?}");
+        assert!(lines.iter().any(|l| l.starts_with("head ") && l.contains("1,234 weights")), "{lines:?}");
         let table: Vec<&str> = lines.iter().skip_while(|l| !l.is_empty()).skip(2).map(|l| l.trim()).collect();
         assert_eq!(table.len(), 3, "{table:?}");
         assert!(table[0].starts_with("vision.blocks.*.mlp.up") && table[0].contains("one static scale"));

@@ -26,7 +26,7 @@ pub enum PipelineError {
     Inputs(#[source] Box<DataError>),
     /// The recipe needs calibration data and none was given.
     #[error(
-        "the recipe {recipe} has static activation scales, or rotations to be proven on a prompt, and needs calibration data\n\
+        "the recipe {recipe} needs calibration data: for static activation scales, GPTQ, or the proof of changed weights\n\
          hint: pass --calibration FILE (JSONL chat messages, LLaVA JSON or VLMEvalKit TSV; 64 to 256 samples of the \
          kind the model will see). A ready set for a first try: fixtures/qwen2_vl_tiny/calibration.tsv in the source \
          tree. Or pass --recipe float"

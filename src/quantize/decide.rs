@@ -38,6 +38,9 @@ pub struct LinearDecision {
     pub chosen: usize,
     /// Why.
     pub reason: Reason,
+    /// Remedies of the recipe that this linear cannot have, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub impossible: Vec<String>,
 }
 
 /// One way to quantize a linear.
@@ -150,15 +153,17 @@ struct Choice {
     weighed: Vec<Weighed>,
     chosen: usize,
     reason: Reason,
+    impossible: Vec<String>,
 }
 
 impl Choice {
     fn decision(self) -> LinearDecision {
-        let Self { role, chosen, reason, weighed, .. } = self;
+        let Self { role, chosen, reason, impossible, weighed, .. } = self;
         LinearDecision {
             role,
             chosen,
             reason,
+            impossible,
             candidates: weighed.into_iter().map(|w| w.candidate).collect(),
         }
     }
@@ -202,12 +207,14 @@ impl Chooser<'_> {
         let not_seen = || QuantizeError::NotCalibrated { linear: role.clone() };
         let seen = self.statistics.get(role).ok_or_else(not_seen)?;
         let weight = self.weight(role)?;
-        let mut weighed = vec![];
+        let (mut weighed, mut impossible) = (vec![], vec![]);
         for &weights in grids {
             let precision = Precision { weights, ..linear.precision };
             let treated = if is_down {
                 let of = (weight.clone(), seen);
-                treatments(self.model, self.recipe, self.trials, role, precision, of)
+                let treated;
+                (treated, impossible) = treatments(self.model, self.recipe, self.trials, role, precision, of);
+                treated
             } else {
                 vec![Treated { applied: Applied::None, weight: weight.clone(), input: seen.input.clone() }]
             };
@@ -219,7 +226,8 @@ impl Chooser<'_> {
             }
         }
         let (chosen, reason) = choose(&weighed, self.recipe.budget.as_ref().and_then(|b| b.error), grids);
-        Ok(Choice { role: role.clone(), size: linear.out * linear.input, weighed, chosen, reason })
+        let size = linear.out * linear.input;
+        Ok(Choice { role: role.clone(), size, weighed, chosen, reason, impossible })
     }
 
     fn weight(&self, role: &str) -> Result<Tensor<f32>, QuantizeError> {
@@ -355,6 +363,7 @@ mod tests {
             weighed: vec![weighed(false, "int4", 4.0, first), weighed(false, "int8", 8.0, 0.01)],
             chosen: 0,
             reason: Reason::LeastError,
+            impossible: vec![],
         };
         let run = |bits| {
             let mut choices = vec![choice("a", 100, 0.05), choice("b", 100, 0.3), choice("c", 200, 0.3)];

@@ -165,8 +165,8 @@ fn largest_input(input: &ChannelRange, k: usize) -> f64 {
     f64::from(of(&input.visual).max(of(&input.text)))
 }
 
-/// All ways in which a recipe may treat one down projection. A remedy that is not possible for it (no Hadamard matrix of the order, no channel
-/// inflated, an activation in the way of smoothing) is left out.
+/// All ways in which a recipe may treat one down projection, and why the others are not possible for it (no Hadamard matrix of the order, no channel
+/// inflated, an activation in the way of smoothing).
 pub(super) fn treatments(
     model: &Model,
     recipe: &Recipe,
@@ -174,32 +174,47 @@ pub(super) fn treatments(
     linear: &str,
     precision: Precision,
     (weight, seen): (Tensor<f32>, &Seen),
-) -> Vec<Treated> {
-    let mut made = vec![];
+) -> (Vec<Treated>, Vec<String>) {
+    let (mut made, mut impossible) = (vec![], vec![]);
+    let channels = weight.cols();
     for remedy in &recipe.down_projections.candidates {
         let rotated = |block: usize| {
             let (_, q) = trials.get(linear)?.iter().find(|(b, _)| *b == block)?;
             let weight = rotate(&weight, q);
             Some((q.order(), weight, seen.rotated.get(&block)?.clone()))
         };
-        let treated = match *remedy {
-            Remedy::Smooth => smoothed(model, linear, precision, &weight, &seen.input),
-            Remedy::Hadamard(block) => rotated(block).map(|(order, weight, input)| Treated {
-                applied: Applied::Hadamard(order),
-                weight,
-                input,
-            }),
-            Remedy::HadamardRms(block) => {
-                rotated(block).and_then(|(order, weight, input)| suppressed(order, weight, input))
-            }
+        let no_order = |block: usize| {
+            let blocks: Vec<String> = hadamard::blocks(channels).iter().map(usize::to_string).collect();
+            let known = if blocks.is_empty() { "none".to_string() } else { blocks.join(", ") };
+            let order = block_of(block, channels);
+            format!("hadamard {order}: rotation order impossible for {channels} channels (possible: {known})")
         };
-        made.extend(treated);
+        match *remedy {
+            Remedy::Smooth => match smoothable(model).into_iter().find(|p| p.down == linear) {
+                Some(pair) => made.extend(smoothed(pair, precision, &weight, &seen.input)),
+                None => impossible.push("smooth: an activation stands before this linear".to_string()),
+            },
+            Remedy::Hadamard(block) => match rotated(block) {
+                Some((order, weight, input)) => {
+                    made.push(Treated { applied: Applied::Hadamard(order), weight, input });
+                }
+                None => impossible.push(no_order(block)),
+            },
+            Remedy::HadamardRms(block) => match rotated(block) {
+                Some((order, weight, input)) => match suppressed(order, weight, input) {
+                    Some(treated) => made.push(treated),
+                    None => impossible.push(format!("hadamard {order}, rms: no channel is inflated")),
+                },
+                None => impossible.push(no_order(block)),
+            },
+        }
     }
     let nothing = Treated { applied: Applied::None, weight, input: seen.input.clone() };
     if made.is_empty() || !recipe.down_projections.always {
         made.insert(0, nothing);
     }
-    made
+    impossible.dedup();
+    (made, impossible)
 }
 
 /// `W Q`.
@@ -220,14 +235,8 @@ fn suppressed(order: usize, mut weight: Tensor<f32>, input: ChannelRange) -> Opt
     Some(Treated { applied: Applied::Suppressed(order, channel), weight, input })
 }
 
-fn smoothed(
-    model: &Model,
-    linear: &str,
-    precision: Precision,
-    weight: &Tensor<f32>,
-    input: &ChannelRange,
-) -> Option<Treated> {
-    let pair = smoothable(model).into_iter().find(|p| p.down == linear)?;
+/// None where no scales lower the error.
+fn smoothed(pair: Pair, precision: Precision, weight: &Tensor<f32>, input: &ChannelRange) -> Option<Treated> {
     let scales = best_scales(weight, input, precision)?;
     let (weight, input) = divided(weight, input, &scales);
     Some(Treated { applied: Applied::Smooth(pair, scales), weight, input })

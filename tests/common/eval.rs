@@ -120,15 +120,14 @@ fn nearest(w: &Tensor<f32>, grid: Grid) -> GridMatrix {
     quantize_matrix(w.data(), (w.rows(), w.cols()), grid, options, None).unwrap().matrix
 }
 
-/// A built-in recipe without any change of weights before they are quantized.
+/// A built-in recipe without anything that is done about outliers: no rotation, no smoothing, no zero points.
 pub fn plain(name: &str) -> Recipe {
-    let rotation = RotationRule::default();
-    let down_projections = DownProjections::default();
     Recipe {
         name: format!("{name}-plain"),
-        rotation,
+        rotation: RotationRule::default(),
         smooth_values: false,
-        down_projections,
+        down_projections: DownProjections::default(),
+        asymmetric: false,
         ..Recipe::load(name).unwrap()
     }
 }

@@ -39,7 +39,7 @@ fn matrix() -> String {
             GenaiDef::None(reason) => format!("no: {reason} The artifact has a `generate.py`."),
         };
         let (title, layouts) = (&family.title, layouts.join(", "));
-        lines.push(format!("| {title} | {layouts} | float, W8A8 | {genai} | not yet |"));
+        lines.push(format!("| {title} | {layouts} | float, W8A8, W4A8 | {genai} | not yet |"));
     }
     lines.join("\n") + "\n"
 }

@@ -3,13 +3,15 @@
 
 use mquant_export::exec::{DecoderState, Executor};
 use mquant_export::family::CheckpointWeights;
-use mquant_export::graph::{WeightData, WeightSource};
+use mquant_export::graph::{WeightData, WeightError, WeightSource};
 use mquant_export::numeric::grid::Grid;
 use mquant_export::numeric::rounding::{self, quantize_matrix};
 use mquant_export::numeric::{Factor, FactorOptions, Hessian};
 use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{CalibrationData, calibration_samples, preparer};
-use mquant_export::quantize::recipe::{Activations, Budget, Precision, Recipe, RotationRule, Weights};
+use mquant_export::quantize::recipe::{
+    Activations, Budget, DownProjections, Precision, Recipe, Remedy, RotationRule, Weights,
+};
 use mquant_export::quantize::{
     CalibrationSample, MINIMUM_ROWS, QuantizeError, QuantizedWeights, Reason, Workspace, decide, quantize,
 };
@@ -220,4 +222,64 @@ fn budgets_move_bits_where_the_error_is() {
     let average = bits / weights;
     println!("{average:.3} bits per weight");
     assert!(average <= 5.0 && average > 4.6, "{average}");
+}
+
+/// The trained model with other numbers in some weights.
+struct Filled<'a> {
+    base: &'a dyn WeightSource,
+    roles: &'a [&'a str],
+    with: f32,
+}
+
+impl WeightSource for Filled<'_> {
+    fn role(&self, role: &str) -> Result<WeightData, WeightError> {
+        let mut data = self.base.role(role)?;
+        if let (true, WeightData::Float(t)) = (self.roles.contains(&role), &mut data) {
+            t.data_mut().fill(self.with);
+        }
+        Ok(data)
+    }
+}
+
+#[test]
+fn hessians_that_cannot_be_used_are_refused_with_the_linear() {
+    let (checkpoint, resolved) = open(TINY);
+    let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
+    let given = calibration_samples(&calibration(Some(8)), &checkpoint, &resolved).unwrap();
+    // Nothing rotated and nothing weighed before, so that the block loop is the first to see the values.
+    let recipe = plain("w4a8");
+    let decided = decide(&resolved.model, &stored, &recipe, &given, &mut |_, _, _| {}).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let fails = |roles: &[&str], with: f32| {
+        let filled = Filled { base: &stored, roles, with };
+        let space = Workspace { dir: dir.path(), activation_memory: 0 };
+        let e = quantize(&decided, &filled, &recipe, &given, space, &mut |_, _, _| {}).unwrap_err();
+        let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+        assert!(e.is_user_error(), "{e}");
+        format!("{e}: {cause}")
+    };
+    // Zeros in, zeros out: nothing in the tower differs from zero.
+    let zero = fails(&["vision.patch.weight", "vision.blocks.0.norm1.bias"], 0.0);
+    assert!(zero.contains("vision.blocks.0.attn.q") && zero.contains("not positive definite"), "{zero}");
+    let huge = fails(&["vision.blocks.0.norm1.weight"], 1e30);
+    assert!(huge.contains("vision.blocks.0.attn.q") && huge.contains("not finite"), "{huge}");
+}
+
+#[test]
+fn remedies_that_are_not_possible_are_reported() {
+    let (checkpoint, resolved) = open(TINY);
+    let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
+    let given = calibration_samples(&calibration(Some(8)), &checkpoint, &resolved).unwrap();
+    let candidates = vec![Remedy::Smooth, Remedy::Hadamard(3), Remedy::HadamardRms(0)];
+    let recipe = Recipe { down_projections: DownProjections { candidates, always: false }, ..w4a8() };
+    let decided = decide(&resolved.model, &stored, &recipe, &given, &mut |_, _, _| {}).unwrap();
+    let of = |role: &str| decided.decisions.iter().find(|d| d.role == role).unwrap().impossible.join("; ");
+    let decoder = of("decoder.layers.0.mlp.down");
+    assert!(
+        decoder.contains("hadamard 3: rotation order impossible") && !decoder.contains("smooth"),
+        "{decoder}"
+    );
+    let vision = of("vision.blocks.0.mlp.down");
+    assert!(vision.contains("smooth: an activation stands"), "{vision}");
+    assert_eq!(of("decoder.layers.0.attn.q"), "");
 }
