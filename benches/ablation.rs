@@ -171,6 +171,7 @@ fn recipe(
     recipe.components.vision = Precision { weights: Weights::INT8, activations: other };
     recipe.components.projector = Precision { weights: Weights::INT8, activations: other };
     recipe.components.decoder = Precision { weights: grid, activations };
+    recipe.asymmetric = false;
     let gptq = rounding == "gptq";
     recipe.gptq = gptq.then(|| recipe.gptq.unwrap_or_default());
     recipe.search = gptq;
