@@ -5,21 +5,28 @@
 //! what follows in the block computes with them. So memory holds the float weights of one block, one Hessian, one group of samples inside the block, and the store, whatever the
 //! number of blocks. (GPTQ, arXiv 2210.17323 section 3.3, with the order inside a block.)
 
-use std::collections::{BTreeMap, BTreeSet};
+mod cut;
+mod runner;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use rayon::prelude::*;
+
+use cut::{ancestors, blocks, read_later};
+use runner::{Held, Live, Runner};
 
 use super::error::QuantizeError;
 use super::linear::{Input, Outcome, Quantizer};
 use super::recipe::{LoopInputs, Recipe};
 use super::samples::{CalibrationSample, is_visual};
-use super::spill::{ActivationStore, Handle, Precision};
+use super::spill::{ActivationStore, Precision};
 use super::weights::Codes;
-use crate::exec::ops::Rounded;
 use crate::exec::{Env, Executor, LinearWeight, Value, bind};
 use crate::exec::{Inputs, Outputs};
-use crate::graph::ops::{Linear, Rounding};
+use crate::graph::ops::Linear;
 use crate::graph::{Graph, Model, Node, Op, Part, ValueId, WeightSource};
 use crate::numeric::Tensor;
 
@@ -39,15 +46,6 @@ pub(super) struct BlockLoop<'a> {
     pub outcomes: Vec<Outcome>,
     /// Told the name of every linear that is done.
     pub done: &'a mut dyn FnMut(&str),
-}
-
-/// One sample between two blocks.
-type Live = BTreeMap<ValueId, Held>;
-
-/// A value between two blocks.
-enum Held {
-    Float(Handle),
-    Int(Tensor<i64>),
 }
 
 /// Linears that read one value.
@@ -268,156 +266,8 @@ impl BlockLoop<'_> {
     }
 }
 
-/// Runs nodes on samples. What several threads share of a [`BlockLoop`].
-struct Runner<'r> {
-    model: &'r Model,
-    store: &'r ActivationStore,
-    outcomes: &'r [Outcome],
-    inputs: LoopInputs,
-}
-
-impl Runner<'_> {
-    /// One value inside a block.
-    fn value(
-        &self,
-        exec: &Executor<'_, f32>,
-        graph: &Graph,
-        needed: &[usize],
-        live: &Live,
-        ids: Option<&[i64]>,
-        wanted: ValueId,
-    ) -> Result<Tensor<f32>, QuantizeError> {
-        let mut env = self.run(exec, graph, needed, live, ids)?;
-        match env.remove(&wanted) {
-            Some(Value::Float(x)) => Ok(x),
-            _ => match live.get(&wanted) {
-                Some(Held::Float(handle)) => Ok(self.store.get(handle)?),
-                _ => Err(QuantizeError::NotCalibrated { linear: graph.value(wanted).name.clone() }),
-            },
-        }
-    }
-
-    /// Runs nodes on one sample and returns all values that are left: those that no node of `nodes` reads last, and what was loaded.
-    fn run(
-        &self,
-        exec: &Executor<'_, f32>,
-        graph: &Graph,
-        nodes: &[usize],
-        live: &Live,
-        ids: Option<&[i64]>,
-    ) -> Result<Env<f32>, QuantizeError> {
-        let mut env = Env::new();
-        let read: BTreeSet<ValueId> =
-            nodes.iter().flat_map(|&i| graph.nodes[i].inputs.iter().copied()).collect();
-        for v in read {
-            if let Some(held) = live.get(&v) {
-                env.insert(v, self.load(held)?);
-            }
-        }
-        let last = graph.last_uses();
-        for &i in nodes {
-            let node = &graph.nodes[i];
-            let results = self.evaluate(exec, node, &env, ids)?;
-            env.extend(node.outputs.iter().copied().zip(results));
-            // Values that nothing reads any more are dropped, so that a block of a long sample fits.
-            env.retain(|v, _| last.get(v) != Some(&i) || graph.outputs.contains(v));
-        }
-        Ok(env)
-    }
-
-    /// One node; a linear that is quantized already sees its input rounded, where the recipe says so.
-    fn evaluate(
-        &self,
-        exec: &Executor<'_, f32>,
-        node: &Node,
-        env: &Env<f32>,
-        ids: Option<&[i64]>,
-    ) -> Result<Vec<Value<f32>>, QuantizeError> {
-        let mut operands: Vec<&Value<f32>> = node.inputs.iter().filter_map(|v| env.get(v)).collect();
-        let rounded = match (self.rounding(node), operands.first().and_then(|v| v.as_float())) {
-            (Some(act), Some(x)) => {
-                let token = self.model.spec.image_token_id;
-                let values = Rounded::of(act, x, |r| is_visual(ids, r, token)).values(x.cols());
-                Some(Value::Float(Tensor::new(x.shape().to_vec(), values)?))
-            }
-            _ => None,
-        };
-        if let (Some(rounded), Some(first)) = (&rounded, operands.first_mut()) {
-            *first = rounded;
-        }
-        Ok(exec.evaluate(node, &operands)?)
-    }
-
-    fn rounding(&self, node: &Node) -> Option<Rounding> {
-        if self.inputs != LoopInputs::WeightsAndActivations {
-            return None;
-        }
-        // The linears of one block are the last ones quantized.
-        self.outcomes.iter().rev().find(|o| o.role == node.name).and_then(|o| o.rounding)
-    }
-
-    fn load(&self, held: &Held) -> Result<Value<f32>, QuantizeError> {
-        Ok(match held {
-            Held::Float(handle) => Value::Float(self.store.get(handle)?),
-            Held::Int(t) => Value::Int(t.clone()),
-        })
-    }
-}
-
 /// Rows of samples inside a block at once. At a hidden width of 3584 and an MLP of 18944 this is about 0.5 GB.
 const CHUNK_ROWS: usize = 2048;
-
-/// The nodes of a graph, cut where the number in their names changes: `decoder.layers.3.attn.q` belongs to block `decoder.layers.3`. Any cut is
-/// right; this one keeps the values between blocks few.
-fn blocks(graph: &Graph) -> Vec<Range<usize>> {
-    let mut blocks: Vec<Range<usize>> = vec![];
-    let mut current = None;
-    for (i, node) in graph.nodes.iter().enumerate() {
-        let key = block_name(&node.name);
-        match blocks.last_mut() {
-            Some(block) if current == Some(key) => block.end = i + 1,
-            _ => blocks.push(i..i + 1),
-        }
-        current = Some(key);
-    }
-    blocks
-}
-
-/// The name up to its first number, that number included; all of it is one block where there is none.
-fn block_name(node: &str) -> &str {
-    let mut end = 0;
-    for word in node.split('.') {
-        end += word.len();
-        if !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()) {
-            return &node[..end];
-        }
-        end += 1;
-    }
-    ""
-}
-
-/// Nodes of a block that a value depends on, in order.
-fn ancestors(graph: &Graph, block: &Range<usize>, value: ValueId) -> Vec<usize> {
-    let mut wanted = BTreeSet::from([value]);
-    let mut nodes = vec![];
-    for i in block.clone().rev() {
-        let node = &graph.nodes[i];
-        if node.outputs.iter().any(|v| wanted.contains(v)) {
-            wanted.extend(&node.inputs);
-            nodes.push(i);
-        }
-    }
-    nodes.reverse();
-    nodes
-}
-
-/// Values that nodes from `end` on read, and what the graph hands out where that is `wanted`: the keys and values of all layers for all samples
-/// would be far more than what the blocks read.
-fn read_later(graph: &Graph, end: usize, wanted: bool) -> BTreeSet<ValueId> {
-    let read = graph.nodes[end..].iter().flat_map(|n| n.inputs.iter().copied());
-    let outputs = if wanted { graph.outputs.as_slice() } else { &[] };
-    read.chain(outputs.iter().copied()).collect()
-}
 
 impl Recipe {
     /// What later linears see of earlier ones; without GPTQ too, scales come from quantized blocks.
@@ -435,6 +285,3 @@ pub(super) fn run(work: &mut BlockLoop<'_>, samples: &[CalibrationSample]) -> Re
     work.graph(Part::Decoder, decoder_inputs(work.model, samples, embeds)?, &ids, false)?;
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,6 @@
 //! Tests of what the block loop keeps and where it cuts; what it computes is judged by exports in `tests/suite`.
 
-use super::{block_name, blocks, read_later};
+use super::cut::{block_name, blocks, read_later};
 use crate::graph::ops::Add;
 use crate::graph::{Component, Graph, Node, Op, Part, ValueId};
 
