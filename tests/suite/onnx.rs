@@ -54,12 +54,12 @@ fn integer_kernels(report: &Json) -> (u64, u64) {
     (count("MatMulIntegerToFloat"), count("DequantizeLinear"))
 }
 
-fn w8a8_is_fused_and_exact(ops: &str) {
+fn recipe_is_fused_and_exact(recipe: &str, ops: &str) {
     let dir = tempfile::tempdir().unwrap();
     let artifact = export_fixture(
         dir.path(),
         TINY,
-        &["--recipe", "w8a8", "--calibration", &calibration(), "--ops", ops],
+        &["--recipe", recipe, "--calibration", &calibration(), "--ops", ops],
     );
     let mut args = vec![text(&artifact)];
     if ops == "ort" {
@@ -81,11 +81,11 @@ fn w8a8_is_fused_and_exact(ops: &str) {
         let microsoft = report[graph]["opsets"].get("com.microsoft").is_some();
         assert_eq!(microsoft, ops == "ort", "{graph}");
     }
-    accuracy(dir.path(), &artifact, ops);
+    accuracy(dir.path(), &artifact, &format!("{recipe} --ops {ops}"));
 }
 
 /// Task accuracy through ONNX Runtime on all evaluation samples: at most one point under float.
-fn accuracy(dir: &Path, artifact: &Path, ops: &str) {
+fn accuracy(dir: &Path, artifact: &Path, what: &str) {
     let (checkpoint, resolved) = open(TINY);
     let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
     let weights = CheckpointWeights::new(&checkpoint, &resolved.bindings);
@@ -106,18 +106,23 @@ fn accuracy(dir: &Path, artifact: &Path, ops: &str) {
         ids.retain(|id| !resolved.description.prompt.eos_token_ids.contains(id));
         score.add(sample, &preparer.tokenizer().decode(&ids, true).unwrap());
     }
-    println!("--ops {ops}: w8a8 in ONNX Runtime {score}float executor {float_score}");
+    println!("{what} in ONNX Runtime {score}float executor {float_score}");
     assert!(score.of("all") >= float_score.of("all") - 0.01, "{score}");
 }
 
 #[test]
-fn w8a8_ort_runs_as_integer_kernels_and_keeps_accuracy() {
-    w8a8_is_fused_and_exact("ort");
+fn w4a8_ort_runs_as_integer_kernels_and_keeps_accuracy() {
+    recipe_is_fused_and_exact("w4a8", "ort");
+}
+
+#[test]
+fn w4a8_standard_fuses_to_integer_kernels_and_keeps_accuracy() {
+    recipe_is_fused_and_exact("w4a8", "standard");
 }
 
 #[test]
 fn w8a8_standard_fuses_to_integer_kernels_and_keeps_accuracy() {
-    w8a8_is_fused_and_exact("standard");
+    recipe_is_fused_and_exact("w8a8", "standard");
 }
 
 #[test]
@@ -174,7 +179,7 @@ fn genai_answers_as_the_executor_does_with_rows_by_modality() {
 fn genai_answers(msq_form: &str) {
     const SAMPLES: usize = 24;
     let dir = tempfile::tempdir().unwrap();
-    let flags = ["--recipe", "w8a8", "--calibration", &calibration(), "--msq-form", msq_form];
+    let flags = ["--calibration", &calibration(), "--msq-form", msq_form];
     let artifact = export_fixture(dir.path(), TINY, &flags);
     let (checkpoint, resolved) = open(TINY);
     let preparer = preparer(checkpoint.files(), &resolved.description).unwrap();
