@@ -54,8 +54,9 @@ fn merging_changes_no_bit_and_leaves_no_group() {
     let before = model.linears().count();
     let merged = merge_linears(model.clone()).unwrap();
     let spec = &model.spec;
-    // q, k, v become one everywhere; gate and up become one in the decoder.
-    assert_eq!(before - merged.linears().count(), 2 * spec.vision.depth + 3 * spec.decoder.layers);
+    // q, k, v become one everywhere; gate and up are too wide together.
+    assert!(2 * spec.decoder.mlp_width > 4 * spec.decoder.width);
+    assert_eq!(before - merged.linears().count(), 2 * (spec.vision.depth + spec.decoder.layers));
     assert_eq!(merge_linears(merged.clone()).unwrap(), merged);
     let (a, b) = (logits(&model), logits(&merged));
     let max = a.data().iter().fold(0.0f64, |m, x| m.max(x.abs()));
