@@ -151,8 +151,7 @@ impl<T: Real> Executor<'_, T> {
     /// # Errors
     /// [`ExecError`] as for [`run`](Self::run).
     pub fn evaluate(&self, node: &Node, operands: &[&Value<T>]) -> Result<Vec<Value<T>>, ExecError> {
-        let ctx = OpContext { node, model: self.model, weights: &self.weights };
-        ops::run(&node.op, &ctx, operands)
+        ops::run(&node.op, &self.context(node), operands)
     }
 
     /// The numbers that a node computes with.
@@ -160,8 +159,11 @@ impl<T: Real> Executor<'_, T> {
     /// # Errors
     /// [`ExecError::Weight`] when the source cannot give them.
     pub fn weight(&self, node: &Node, id: WeightId) -> Result<Arc<LinearWeight<T>>, ExecError> {
-        let load = self.weights.get(id, self.model.weight(id));
-        load.map_err(|source| ExecError::Weight { node: node.name.clone(), source })
+        self.context(node).weight(id)
+    }
+
+    fn context<'e>(&'e self, node: &'e Node) -> OpContext<'e, T> {
+        OpContext { node, model: self.model, weights: &self.weights }
     }
 
     /// Makes an executor that keeps weights compute with other numbers from now on.

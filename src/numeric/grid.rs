@@ -120,6 +120,7 @@ pub(super) fn nearest_code(x: f32, largest: f32) -> f32 {
 /// A row of zeros gets scale 1. `w` is row-major with `cols` columns.
 ///
 /// Returns the codes and one scale per row. `w` must be finite.
+#[cfg(test)]
 pub fn int8_per_row(w: &[f32], cols: usize) -> (Vec<i8>, Vec<f32>) {
     let mut codes = Vec::with_capacity(w.len());
     let mut scales = Vec::with_capacity(w.len() / cols.max(1));

@@ -3,13 +3,11 @@
 use serde::Serialize;
 
 use super::error::PipelineError;
-use super::export::plan;
-use super::prepare::prepare;
-use super::progress::{Counted, Progress, Stage};
+use super::export::{decide, plan};
+use super::progress::Progress;
 use super::report::REPORT_VERSION;
 use super::request::ExportRequest;
-use crate::family::CheckpointWeights;
-use crate::quantize::{self, LinearDecision, LinearPlan};
+use crate::quantize::{LinearDecision, LinearPlan};
 
 /// One linear of a plan, and what was weighed for it.
 #[derive(Clone, Debug, Serialize)]
@@ -40,19 +38,7 @@ pub fn explain(
         let nearest = names.max_by_key(|name| similar(name)).unwrap_or_default();
         return Err(PipelineError::NoLinear { role: role.to_string(), nearest });
     }
-    let prepared = match &request.calibration {
-        Some(data) if request.recipe.needs_calibration() => {
-            Some(prepare(data, &plan.checkpoint, &plan.resolved, progress)?)
-        }
-        _ => None,
-    };
-    let samples = prepared.as_ref().map_or(&[][..], |p| &p.samples);
-    let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
-    let mut counted = Counted::new(progress, Stage::Calibrate);
-    let decided =
-        quantize::decide(&plan.resolved.model, &stored, &request.recipe, samples, &mut counted.step());
-    counted.end();
-    let decided = decided?;
+    let (_, decided) = decide(&plan, request, progress)?;
     let gone = || PipelineError::NoLinear { role: role.to_string(), nearest: String::new() };
     let linear = decided.plan.linears.into_iter().find(|l| l.role == role).ok_or_else(gone)?;
     let decision = decided.decisions.into_iter().find(|d| d.role == role);

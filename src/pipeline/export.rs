@@ -30,9 +30,9 @@ const TOKENIZER_FILE: &str = "tokenizer.json";
 /// A checkpoint read and understood, and what the recipe means for it. Nothing has been computed.
 #[derive(Debug)]
 pub struct Plan {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) resolved: Resolved,
-    pub(super) transformed: Transformed,
+    checkpoint: Checkpoint,
+    resolved: Resolved,
+    transformed: Transformed,
     /// Precision of every linear.
     pub linears: quantize::Plan,
 }
@@ -95,9 +95,8 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
     }
     run.progress.end();
     let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
-    let prepared = run.prepare(&plan)?;
+    let (prepared, decided) = decide(&plan, request, run.progress)?;
     let samples = prepared.as_ref().map_or(&[][..], |p| &p.samples);
-    let decided = run.decide(&plan, &stored, samples)?;
     let weights = RewrittenWeights::new(&stored, &decided.rewrites);
     run.prove(&plan, &decided, (&stored, &weights), samples)?;
     let mut quantized = run.quantize(&decided, &weights, samples, output.path())?;
@@ -107,6 +106,27 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
     run.missing_rows(&quantized);
     run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.codes, &weights), output.path())?;
     run.finish(plan, decided, quantized, prepared, output)
+}
+
+/// Calibration samples as tensors, if the recipe needs them, and what is decided from them before anything is rounded.
+pub(super) fn decide(
+    plan: &Plan,
+    request: &ExportRequest,
+    progress: &mut dyn Progress,
+) -> Result<(Option<Prepared>, Decided), PipelineError> {
+    let prepared = match &request.calibration {
+        Some(data) if request.recipe.needs_calibration() => {
+            Some(prepare(data, &plan.checkpoint, &plan.resolved, progress)?)
+        }
+        _ => None,
+    };
+    let samples = prepared.as_ref().map_or(&[][..], |p| &p.samples);
+    let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
+    let mut counted = Counted::new(progress, Stage::Calibrate);
+    let decided =
+        quantize::decide(&plan.resolved.model, &stored, &request.recipe, samples, &mut counted.step());
+    counted.end();
+    Ok((prepared, decided?))
 }
 
 /// One export under way.
@@ -120,16 +140,6 @@ impl Run<'_> {
     fn warn(&mut self, warning: Warning) {
         self.progress.warn(&warning);
         self.warnings.push(warning.to_string());
-    }
-
-    /// Calibration samples as tensors, if the recipe needs them.
-    fn prepare(&mut self, plan: &Plan) -> Result<Option<Prepared>, PipelineError> {
-        match &self.request.calibration {
-            Some(data) if self.request.recipe.needs_calibration() => {
-                prepare(data, &plan.checkpoint, &plan.resolved, self.progress).map(Some)
-            }
-            _ => Ok(None),
-        }
     }
 
     /// Compares the changed model with the stored one on a prompt, with an image if there is one.
@@ -152,20 +162,6 @@ impl Run<'_> {
         self.progress.at(1, &told);
         self.progress.end();
         Ok(())
-    }
-
-    /// Looks at the float model on the samples, where the recipe leaves something to decide.
-    fn decide(
-        &mut self,
-        plan: &Plan,
-        stored: &CheckpointWeights<'_>,
-        samples: &[CalibrationSample],
-    ) -> Result<Decided, PipelineError> {
-        let mut counted = Counted::new(self.progress, Stage::Calibrate);
-        let recipe = &self.request.recipe;
-        let decided = quantize::decide(&plan.resolved.model, stored, recipe, samples, &mut counted.step());
-        counted.end();
-        Ok(decided?)
     }
 
     /// Scales and codes of every planned linear.

@@ -21,7 +21,7 @@ use runner::{Held, Live, Runner};
 use super::error::QuantizeError;
 use super::linear::{Input, Outcome, Quantizer};
 use super::recipe::{LoopInputs, Recipe};
-use super::samples::{CalibrationSample, is_visual};
+use super::samples::{CalibrationSample, is_visual, runs};
 use super::spill::{ActivationStore, Precision};
 use super::weights::Codes;
 use crate::exec::{Env, Executor, LinearWeight, Value, bind};
@@ -220,20 +220,7 @@ impl BlockLoop<'_> {
             };
             live.values().map(of).max().unwrap_or(0)
         };
-        let mut chunks = vec![];
-        let (mut start, mut cost) = (0, 0);
-        for (i, live) in lives.iter().enumerate() {
-            let rows = rows(live);
-            if i > start && cost + rows > CHUNK_ROWS {
-                chunks.push(start..i);
-                (start, cost) = (i, 0);
-            }
-            cost += rows;
-        }
-        if start < lives.len() {
-            chunks.push(start..lives.len());
-        }
-        chunks
+        runs(lives.iter().map(rows), CHUNK_ROWS)
     }
 
     fn hold(&mut self, graph: &Graph, env: Env<f32>) -> Result<Live, QuantizeError> {

@@ -171,12 +171,6 @@ impl Choice {
     fn error(&self) -> f64 {
         self.weighed[self.chosen].candidate.error
     }
-
-    /// The best candidate on a grid.
-    fn best_on(&self, weights: Weights) -> Option<usize> {
-        let on_grid = |i: &usize| self.weighed[*i].candidate.weights == weights;
-        least((0..self.weighed.len()).filter(on_grid), &self.weighed)
-    }
 }
 
 impl Chooser<'_> {
@@ -274,14 +268,16 @@ fn least(among: impl Iterator<Item = usize>, weighed: &[Weighed]) -> Option<usiz
     best
 }
 
+/// The best candidate on a grid.
+fn best_on(weights: Weights, weighed: &[Weighed]) -> Option<usize> {
+    let on_grid = |i: &usize| weighed[*i].candidate.weights == weights;
+    least((0..weighed.len()).filter(on_grid), weighed)
+}
+
 /// Index and reason of the choice without regard to other linears. Candidates come grid by grid, from cheap to expensive.
 fn choose(weighed: &[Weighed], error: Option<f64>, grids: &[Weights]) -> (usize, Reason) {
-    let on = |w: &Weights| {
-        let on_grid = move |i: &usize| weighed[*i].candidate.weights == *w;
-        least((0..weighed.len()).filter(on_grid), weighed)
-    };
     let Some(limit) = error else {
-        let first = grids.first().and_then(on).unwrap_or(0);
+        let first = grids.first().and_then(|first| best_on(*first, weighed)).unwrap_or(0);
         return (first, Reason::LeastError);
     };
     if let Some(i) = weighed.iter().position(|w| w.candidate.error <= limit) {
@@ -324,7 +320,7 @@ fn next_grid(choice: &Choice) -> Option<usize> {
     let present = choice.weighed[choice.chosen].candidate.weights;
     let behind = choice.weighed.iter().map(|w| w.candidate.weights).skip_while(|w| *w != present);
     let next = behind.into_iter().find(|w| *w != present)?;
-    choice.best_on(next)
+    best_on(next, &choice.weighed)
 }
 
 #[cfg(test)]

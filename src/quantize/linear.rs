@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::error::QuantizeError;
 use super::plan::LinearPlan;
 use super::recipe::{Activations, Gptq, Precision, Recipe};
-use crate::calibrate::observe::{AbsMax, Histogram, ModalityRange};
+use crate::calibrate::observe::{ModalityHistogram, ModalityRange};
 use crate::exec::ExecError;
 use crate::graph::ops::{ActScales, Linear, Rounding};
 use crate::graph::{Node, WeightId};
@@ -52,10 +52,7 @@ pub struct WeightOutcome {
 
 /// What was seen of a value.
 pub(super) struct Input {
-    visual: Histogram,
-    text: Histogram,
-    visual_rows: u64,
-    text_rows: u64,
+    seen: ModalityHistogram,
     hessian: Option<Hessian>,
     /// Weights of visual and text rows in the Hessian.
     weights: (f32, f32),
@@ -68,20 +65,15 @@ impl Input {
     pub(super) fn add(&mut self, x: &Tensor<f32>, visual: impl Fn(usize) -> bool) {
         let (mut of_images, mut of_text) = (vec![], vec![]);
         for r in 0..x.rows() {
-            let (rows, kept) = if visual(r) {
-                (&mut self.visual_rows, &mut of_images)
-            } else {
-                (&mut self.text_rows, &mut of_text)
-            };
-            *rows += 1;
+            let visual = visual(r);
+            let kept = if visual { &mut of_images } else { &mut of_text };
+            let begin = kept.len();
             kept.extend_from_slice(x.row(r));
             if let Some(channel) = self.suppressed {
-                let at = kept.len() - x.cols() + channel;
-                kept[at] = 0.0;
+                kept[begin + channel] = 0.0;
             }
+            self.seen.row(visual, &kept[begin..]);
         }
-        self.visual.add(&of_images);
-        self.text.add(&of_text);
         if let Some(hessian) = &mut self.hessian {
             hessian.add(&of_images, self.weights.0);
             hessian.add(&of_text, self.weights.1);
@@ -89,14 +81,7 @@ impl Input {
     }
 
     fn rows(&self) -> u64 {
-        self.visual_rows + self.text_rows
-    }
-
-    fn range(&self) -> ModalityRange {
-        ModalityRange {
-            visual: AbsMax { max: self.visual.abs_max(), rows: self.visual_rows },
-            text: AbsMax { max: self.text.abs_max(), rows: self.text_rows },
-        }
+        self.seen.visual.rows() + self.seen.text.rows()
     }
 }
 
@@ -125,10 +110,7 @@ impl Quantizer<'_> {
         let needs_hessian = self.recipe.gptq.is_some() || self.recipe.search;
         let weights = if decoder { (gptq.visual_weight, gptq.text_weight) } else { (1.0, 1.0) };
         Input {
-            visual: Histogram::default(),
-            text: Histogram::default(),
-            visual_rows: 0,
-            text_rows: 0,
+            seen: ModalityHistogram::default(),
             hessian: (needs_hessian && !linears.is_empty()).then(|| Hessian::new(cols)),
             weights,
             suppressed: linears.first().and_then(|(n, _)| self.suppressed.get(&n.name).copied()),
@@ -157,7 +139,7 @@ impl Quantizer<'_> {
                 role: node.name.clone(),
                 precision,
                 rounding,
-                range: input.range(),
+                range: input.seen.whole(),
                 weight: factor.as_ref().map(|f| weight_outcome(f, &w, &quantized)),
             };
             made.push((quantized.matrix, outcome));
@@ -192,7 +174,7 @@ impl Quantizer<'_> {
         activations: Activations,
         input: &Input,
     ) -> Result<Option<Rounding>, QuantizeError> {
-        if !(input.visual.is_finite() && input.text.is_finite()) {
+        if !(input.seen.visual.is_finite() && input.seen.text.is_finite()) {
             return Err(QuantizeError::NotFinite { linear: role.to_string() });
         }
         if activations.are_static() && input.rows() == 0 {
@@ -207,8 +189,8 @@ impl Quantizer<'_> {
     }
 
     fn one_scale(&self, input: &Input) -> Rounding {
-        let mut all = input.visual.clone();
-        all.merge(&input.text);
+        let mut all = input.seen.visual.clone();
+        all.merge(&input.seen.text);
         let rule = self.recipe.observer;
         if self.recipe.asymmetric {
             let better = all.quantizer(rule, ZERO_POINT_WORTH);
@@ -222,9 +204,9 @@ impl Quantizer<'_> {
     /// One scale per modality; a modality without rows takes the other's, two scales within the recipe's ratio become the larger.
     fn per_modality(&self, input: &Input) -> Rounding {
         let rule = self.recipe.observer;
-        let (visual, text) = (input.visual.symmetric(rule), input.text.symmetric(rule));
+        let (visual, text) = (input.seen.visual.symmetric(rule), input.seen.text.symmetric(rule));
         let (low, high) = if visual < text { (visual, text) } else { (text, visual) };
-        Rounding::Static(match (input.visual_rows, input.text_rows) {
+        Rounding::Static(match (input.seen.visual.rows(), input.seen.text.rows()) {
             (0, _) => ActScales::one(text),
             (_, 0) => ActScales::one(visual),
             _ if high <= low * self.recipe.msq_merge_ratio => ActScales::one(high),

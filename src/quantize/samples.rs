@@ -1,5 +1,7 @@
 //! Calibration samples as the inputs of the three graphs.
 
+use std::ops::Range;
+
 use crate::exec::{Inputs, Outputs, Value, empty_cache, feature_width, position_inputs, vision_inputs};
 use crate::graph::Model;
 use crate::numeric::{ShapeError, Tensor};
@@ -28,19 +30,27 @@ impl CalibrationSample {
 
 /// Consecutive samples that fit into one group; at least one each.
 pub(super) fn groups(samples: &[CalibrationSample]) -> Vec<&[CalibrationSample]> {
-    let mut groups = Vec::new();
-    let (mut start, mut cost) = (0, 0);
-    for (i, s) in samples.iter().enumerate() {
-        if i > start && cost + s.cost() > GROUP_TOKENS {
-            groups.push(&samples[start..i]);
-            (start, cost) = (i, 0);
+    let costs = samples.iter().map(CalibrationSample::cost);
+    runs(costs, GROUP_TOKENS).into_iter().map(|run| &samples[run]).collect()
+}
+
+/// Consecutive indices whose costs together are at most `limit`; at least one each.
+pub(super) fn runs(costs: impl Iterator<Item = usize>, limit: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut sum = 0;
+    for (i, cost) in costs.enumerate() {
+        match runs.last_mut() {
+            Some(run) if sum + cost <= limit => {
+                run.end = i + 1;
+                sum += cost;
+            }
+            _ => {
+                runs.push(i..i + 1);
+                sum = cost;
+            }
         }
-        cost += s.cost();
     }
-    if start < samples.len() {
-        groups.push(&samples[start..]);
-    }
-    groups
+    runs
 }
 
 /// Whether row `r` belongs to an image; without ids every row does.

@@ -53,7 +53,7 @@ macro_rules! dispatch {
 crate::for_each_op!(dispatch);
 
 impl<T: Real> OpContext<'_, T> {
-    fn weight(&self, id: WeightId) -> Result<Arc<LinearWeight<T>>, ExecError> {
+    pub(super) fn weight(&self, id: WeightId) -> Result<Arc<LinearWeight<T>>, ExecError> {
         let load = self.weights.get(id, self.model.weight(id));
         load.map_err(|source| ExecError::Weight { node: self.node.name.clone(), source })
     }
