@@ -78,5 +78,13 @@ fn convert<T: Real>(decl: &WeightDecl, data: WeightData) -> Result<LinearWeight<
             let values = Tensor::new(vec![w.rows, w.cols], codes).map_err(shape)?;
             Ok(LinearWeight { values, scales: Some(w.scales.iter().map(|&s| T::from_f32(s)).collect()) })
         }
+        WeightData::Blocks(w) => {
+            let values = w.dequantize().into_iter().map(T::from_f32).collect();
+            let shape = |source| WeightError::Shape { name: decl.name.clone(), source };
+            Ok(LinearWeight {
+                values: Tensor::new(vec![w.rows, w.cols], values).map_err(shape)?,
+                scales: None,
+            })
+        }
     }
 }

@@ -2,5 +2,6 @@
 //! `inspect`; `safetensors` writes plain tensors, such as a model's inputs. No family name is known here, and nothing here computes:
 //! arithmetic is the executor's.
 
+pub mod gguf;
 pub mod onnx;
 pub mod safetensors;

@@ -1,6 +1,7 @@
 //! Weights as graphs see them: declarations (role, shape, format) in the model, numbers from a [`WeightSource`] on demand.
 //! Where the numbers come from (checkpoint, a pass, a quantizer, an exported file) is the source's business.
 
+use crate::numeric::ggml::{BlockMatrix, BlockType};
 use crate::numeric::grid::{Grid, GridMatrix};
 use crate::numeric::{ShapeError, Tensor};
 
@@ -51,6 +52,8 @@ pub enum WeightFormat {
     Float,
     /// Codes of a grid.
     Grid(Grid),
+    /// Blocks of ggml.
+    Blocks(BlockType),
 }
 
 /// A weight that nodes refer to. `parts` are the roles whose rows it stacks, one in the ordinary case.
@@ -73,6 +76,8 @@ pub enum WeightData {
     Float(Tensor<f32>),
     /// A matrix `[out, in]` on a grid.
     Grid(GridMatrix),
+    /// A matrix `[out, in]` in blocks of ggml.
+    Blocks(BlockMatrix),
 }
 
 /// Why a weight could not be had.
@@ -181,6 +186,9 @@ fn stack(decl: &WeightDecl, parts: Vec<WeightData>) -> Result<WeightData, Weight
             (WeightData::Grid(a), WeightData::Grid(b)) if a.grid == b.grid && a.cols == b.cols => {
                 WeightData::Grid(stack_codes(a, b))
             }
+            (WeightData::Blocks(a), WeightData::Blocks(b)) if a.kind == b.kind && a.cols == b.cols => {
+                WeightData::Blocks(stack_blocks(a, b))
+            }
             _ => {
                 let part = decl.parts[i + 1].clone();
                 return Err(WeightError::Parts {
@@ -194,9 +202,11 @@ fn stack(decl: &WeightDecl, parts: Vec<WeightData>) -> Result<WeightData, Weight
     match whole {
         WeightData::Float(t) => t.reshape(decl.shape.clone()).map(WeightData::Float).map_err(shape_error),
         WeightData::Grid(w) if decl.shape == [w.rows, w.cols] => Ok(WeightData::Grid(w)),
-        WeightData::Grid(w) => {
+        WeightData::Blocks(w) if decl.shape == [w.rows, w.cols] => Ok(WeightData::Blocks(w)),
+        WeightData::Grid(GridMatrix { rows, cols, .. })
+        | WeightData::Blocks(BlockMatrix { rows, cols, .. }) => {
             let expected = decl.shape.iter().product();
-            Err(shape_error(ShapeError { shape: decl.shape.clone(), expected, found: w.codes.len() }))
+            Err(shape_error(ShapeError { shape: decl.shape.clone(), expected, found: rows * cols }))
         }
     }
 }
@@ -207,6 +217,13 @@ fn stack_codes(mut a: GridMatrix, b: GridMatrix) -> GridMatrix {
     a.codes.extend(b.codes);
     a.multipliers.extend(b.multipliers);
     a.scales.extend(b.scales);
+    a
+}
+
+/// Stacks the rows of `b` under those of `a`, which has the same type and width.
+fn stack_blocks(mut a: BlockMatrix, b: BlockMatrix) -> BlockMatrix {
+    a.rows += b.rows;
+    a.bytes.extend(b.bytes);
     a
 }
 

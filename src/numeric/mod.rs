@@ -5,6 +5,7 @@ pub mod bicubic;
 mod cholesky;
 mod factor;
 pub mod gemm;
+pub mod ggml;
 mod gptq;
 pub mod grid;
 pub mod hadamard;

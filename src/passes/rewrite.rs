@@ -140,7 +140,9 @@ impl<'a> RewrittenWeights<'a> {
         }
         match self.base.role(role)? {
             WeightData::Float(t) => Ok(t.cast::<f64>()),
-            WeightData::Grid(_) => Err(WeightError::Format { role: role.to_string() }),
+            WeightData::Grid(_) | WeightData::Blocks(_) => {
+                Err(WeightError::Format { role: role.to_string() })
+            }
         }
     }
 

@@ -230,7 +230,9 @@ impl Chooser<'_> {
         let decl = decl.ok_or_else(|| QuantizeError::NotCalibrated { linear: role.to_string() })?;
         match self.weights.load(decl)? {
             WeightData::Float(w) => Ok(w),
-            WeightData::Grid(_) => Err(crate::graph::WeightError::Format { role: role.to_string() }.into()),
+            WeightData::Grid(_) | WeightData::Blocks(_) => {
+                Err(crate::graph::WeightError::Format { role: role.to_string() }.into())
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ impl WeightSource for Zeros<'_> {
         let decl = self.0.weights.iter().find(|w| w.name == role).unwrap();
         Ok(match decl.format {
             WeightFormat::Float => WeightData::Float(Tensor::full(decl.shape.clone(), 0.0)),
+            WeightFormat::Blocks(_) => panic!("no weight of these models is in blocks of ggml"),
             WeightFormat::Grid(grid) => WeightData::Grid(GridMatrix {
                 grid,
                 rows: decl.shape[0],

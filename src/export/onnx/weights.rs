@@ -75,6 +75,7 @@ impl<'a> Emitter<'a> {
                 let tensor = e.load_float(decl)?;
                 Ok(vec![e.transposed(&decl.name, (out, k), tensor.data())?])
             }
+            WeightFormat::Blocks(_) => Err(e.wrong_form(decl, "codes of a grid", "blocks of ggml")),
             WeightFormat::Grid(grid) => {
                 let w = e.load_codes(decl)?;
                 let codes = if grid.bits < 8 && e.options.stored() == Store::Int4 {
@@ -104,7 +105,7 @@ impl<'a> Emitter<'a> {
         match self.load(decl)? {
             WeightData::Float(t) if t.shape() == decl.shape => Ok(t),
             WeightData::Float(_) => Err(self.not_valid("reads a weight whose numbers have another shape")),
-            WeightData::Grid(_) => Err(self.wrong_form(decl, "float", "codes")),
+            WeightData::Grid(_) | WeightData::Blocks(_) => Err(self.wrong_form(decl, "float", "codes")),
         }
     }
 
@@ -119,6 +120,7 @@ impl<'a> Emitter<'a> {
                 Err(self.not_valid("reads a weight whose numbers have another shape or grid"))
             }
             WeightData::Float(_) => Err(self.wrong_form(decl, "codes", "float")),
+            WeightData::Blocks(_) => Err(self.wrong_form(decl, "codes of a grid", "blocks of ggml")),
         }
     }
 

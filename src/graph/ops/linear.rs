@@ -128,7 +128,9 @@ impl Linear {
             (Some(_), WeightFormat::Float) => {
                 c.fail(format!("rounds its input but weight {} is float", w.name))
             }
-            (Some(act), WeightFormat::Grid(_)) => act.fault().map_or(Ok(()), |fault| c.fail(fault)),
+            (Some(act), WeightFormat::Grid(_) | WeightFormat::Blocks(_)) => {
+                act.fault().map_or(Ok(()), |fault| c.fail(fault))
+            }
             (None, _) => Ok(()),
         }
     }
