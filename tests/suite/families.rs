@@ -176,7 +176,7 @@ pub fn every_linear_is_simulated(
         let WeightData::Float(exact) = weights.load(decl).unwrap() else { panic!("{}", node.name) };
         let bias = linear.bias.map(|b| match weights.load(model.weight(b)).unwrap() {
             WeightData::Float(b) => b.into_data(),
-            WeightData::Grid(_) => panic!("{}", node.name),
+            WeightData::Grid(_) | WeightData::Blocks(_) => panic!("{}", node.name),
         });
         let int8: Vec<f32> = w.int8().iter().map(|c| f32::from(*c)).collect();
         for s in 0..samples {
