@@ -25,12 +25,10 @@ pub struct PlanSeen {
     title: String,
     parameters: u64,
     recipe: String,
-    ops: &'static str,
-    msq_form: &'static str,
-    /// ONNX forms of the linears.
-    forms: FormsSeen,
-    #[serde(skip)]
-    options: OnnxOptions,
+    format: &'static str,
+    /// What ONNX graphs look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    onnx: Option<OnnxSeen>,
     /// Data set file; absent when the recipe needs none.
     calibration: Option<PathBuf>,
     calibration_samples: Option<usize>,
@@ -41,6 +39,17 @@ pub struct PlanSeen {
     untied_head: Option<usize>,
     linears_quantized: usize,
     linears: Vec<LinearPlan>,
+}
+
+/// Forms of ONNX graphs.
+#[derive(Debug, Serialize)]
+struct OnnxSeen {
+    ops: &'static str,
+    msq_form: &'static str,
+    /// Forms of the linears.
+    forms: FormsSeen,
+    #[serde(skip)]
+    options: OnnxOptions,
 }
 
 impl PlanSeen {
@@ -56,10 +65,13 @@ impl PlanSeen {
             title: plan.resolved().description.title.clone(),
             parameters: plan.parameters(),
             recipe: request.recipe.name.clone(),
-            ops: request.onnx.ops.name(),
-            msq_form: request.onnx.msq.name(),
-            forms: FormsSeen::new(&request.onnx, &plan.linears.linears),
-            options: request.onnx,
+            format: request.format.name(),
+            onnx: request.format.onnx().map(|options| OnnxSeen {
+                ops: options.ops.name(),
+                msq_form: options.msq.name(),
+                forms: FormsSeen::new(options, &plan.linears.linears),
+                options: *options,
+            }),
             calibration: used.map(|c| c.path.clone()),
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
@@ -84,11 +96,14 @@ impl PlanSeen {
             property("parameters", count(self.parameters)),
             property("recipe", &self.recipe),
             property("calibration", calibration),
-            property("operators", format!("{}, two scales by {}", self.ops, self.msq_form)),
+            property("format", self.format),
             property("output", self.out.display().to_string()),
             property("linears", format!("{quantized} of {all} quantized")),
         ];
-        lines.extend(self.forms.lines());
+        if let Some(onnx) = &self.onnx {
+            lines.push(property("operators", format!("{}, two scales by {}", onnx.ops, onnx.msq_form)));
+            lines.extend(onnx.forms.lines());
+        }
         lines.extend(rotations(&self.rotations));
         if !self.down_projections.is_none() {
             let remedies: Vec<String> = self.down_projections.candidates.iter().map(remedy).collect();
@@ -114,7 +129,8 @@ impl PlanSeen {
         let mut first: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         let mut groups: BTreeMap<(usize, Vec<String>), usize> = BTreeMap::new();
         for (i, linear) in self.linears.iter().enumerate() {
-            let cells = cells(linear, form(&self.options, linear));
+            let form = self.onnx.as_ref().map(|onnx| form(&onnx.options, linear));
+            let cells = cells(linear, form);
             let place = *first.entry(cells.clone()).or_insert(i);
             *groups.entry((place, cells)).or_default() += 1;
         }
@@ -127,11 +143,12 @@ impl PlanSeen {
     }
 }
 
-/// Role pattern, shape, precision, and the override that decided.
-fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
+/// Role pattern, shape, precision, and the override that decided. `form`: that of the ONNX linear, if the format is ONNX and the weights are on a grid.
+fn cells(linear: &LinearPlan, form: Option<Option<LinearForm>>) -> Vec<String> {
     let weights = linear.precision.weights;
-    let integer = matches!(form, None | Some(LinearForm::Int8Gemm));
+    let integer = matches!(form, Some(None | Some(LinearForm::Int8Gemm)));
     let precision = match linear.precision.activations {
+        _ if form.is_none() => weights.to_string(),
         a if a != Activations::Float && !integer => {
             format!("{weights} weights, float inputs: the form has no activation scales")
         }
@@ -196,10 +213,13 @@ mod tests {
             title: "F".into(),
             parameters: 1000,
             recipe: "w8a8".into(),
-            ops: "ort",
-            msq_form: "row-scale",
-            forms: FormsSeen::new(&OnnxOptions::new(OpSet::Ort), &[]),
-            options: OnnxOptions::new(OpSet::Ort),
+            format: "onnx",
+            onnx: Some(OnnxSeen {
+                ops: "ort",
+                msq_form: "row-scale",
+                forms: FormsSeen::new(&OnnxOptions::new(OpSet::Ort), &[]),
+                options: OnnxOptions::new(OpSet::Ort),
+            }),
             calibration: Some("c.tsv".into()),
             calibration_samples: Some(1),
             rotations: vec![],

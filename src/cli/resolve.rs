@@ -2,10 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{self, ExportArgs, Form, Format, Ops, PreprocessArgs, Store};
+use super::args::{self, ExportArgs, Form, Ops, PreprocessArgs, Store};
 use super::error::CliError;
 use crate::export::onnx::{self, MsqForm, OnnxOptions, OpSet};
-use crate::pipeline::{CalibrationData, ExportRequest, PreprocessRequest};
+use crate::pipeline::{self, CalibrationData, ExportRequest, PreprocessRequest};
 use crate::quantize::recipe::Recipe;
 
 /// What the flags of an export ask for.
@@ -14,8 +14,8 @@ use crate::quantize::recipe::Recipe;
 /// [`CliError::Recipe`] when the recipe cannot be loaded, [`CliError::Form`] when flags exclude each other.
 pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
     let recipe = Recipe::load(&args.recipe).map_err(CliError::Recipe)?;
-    let format = args.format.unwrap_or(Format::Onnx);
-    let out = args.out.clone().unwrap_or_else(|| default_out(&args.model, &recipe.name, format));
+    let format = pipeline::Format::Onnx(onnx_options(args)?);
+    let out = args.out.clone().unwrap_or_else(|| default_out(&args.model, &recipe.name, &format));
     let calibration = args.calibration.as_ref().map(|path| CalibrationData {
         path: path.clone(),
         allow_outside: args.allow_outside,
@@ -28,7 +28,7 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
         recipe,
         calibration,
         family_file: args.family_file.clone(),
-        onnx: onnx_options(args)?,
+        format,
         activation_memory: args.activation_memory,
     })
 }
@@ -77,11 +77,8 @@ fn msq_form(form: args::MsqForm) -> MsqForm {
 }
 
 /// `<model>-<recipe>-<format>` in the current folder, never inside the checkpoint.
-fn default_out(model: &Path, recipe: &str, format: Format) -> PathBuf {
-    let format = match format {
-        Format::Onnx => "onnx",
-    };
-    PathBuf::from(format!("{}-{recipe}-{format}", model_name(model)))
+fn default_out(model: &Path, recipe: &str, format: &pipeline::Format) -> PathBuf {
+    PathBuf::from(format!("{}-{recipe}-{}", model_name(model), format.name()))
 }
 
 /// What a user would call the model in this folder.
@@ -115,8 +112,9 @@ mod tests {
     fn defaults() {
         let r = request("x models/Qwen2-VL-2B/ --format onnx").unwrap();
         assert_eq!(r.out, Path::new("Qwen2-VL-2B-w4a8-onnx"));
-        assert_eq!((r.recipe.name.as_str(), r.onnx.ops), ("w4a8", OpSet::Ort));
-        assert_eq!(r.onnx.msq, MsqForm::RowScale);
+        let onnx = r.format.onnx().unwrap();
+        assert_eq!((r.recipe.name.as_str(), onnx.ops), ("w4a8", OpSet::Ort));
+        assert_eq!(onnx.msq, MsqForm::RowScale);
         assert!(r.calibration.is_none() && !r.force && r.family_file.is_none());
     }
 
@@ -127,14 +125,16 @@ mod tests {
         let r = request(line).unwrap();
         let c = r.calibration.unwrap();
         assert_eq!((c.path.as_path(), c.limit, c.allow_outside), (Path::new("c.tsv"), Some(3), true));
-        assert_eq!((r.out.as_path(), r.force, r.onnx.ops), (Path::new("o"), true, OpSet::Standard));
-        assert_eq!(r.onnx.msq, MsqForm::Split);
+        let onnx = r.format.onnx().unwrap();
+        assert_eq!((r.out.as_path(), r.force, onnx.ops), (Path::new("o"), true, OpSet::Standard));
+        assert_eq!(onnx.msq, MsqForm::Split);
         assert_eq!(r.family_file.as_deref(), Some(Path::new("f.yaml")));
     }
 
     #[test]
     fn forms_and_what_is_stored() {
-        let onnx = |flags: &str| request(&format!("x m --format onnx {flags}")).map(|r| r.onnx);
+        let onnx =
+            |flags: &str| request(&format!("x m --format onnx {flags}")).map(|r| *r.format.onnx().unwrap());
         assert_eq!(onnx("").unwrap(), OnnxOptions::new(OpSet::Ort));
         let asked = onnx("--form int8-gemm --store int4 --ops standard").unwrap();
         assert_eq!((asked.form, asked.store), (Some(onnx::Form::Int8Gemm), Some(onnx::Store::Int4)));

@@ -3,27 +3,27 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, OnnxForm};
 use crate::family::Resolved;
 
 /// Text of the card: what the files are and how to run them.
 pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
     let mut card = String::new();
     let d = &resolved.model.spec.decoder;
-    let quantized = forms(manifest);
     // Writing to a String cannot fail.
     let _ = write!(
         card,
-        "# {title}, {recipe} ONNX\n\n\
+        "# {title}, {recipe} {format}\n\n\
          Exported by {tool} {version} with the recipe `{recipe}`: {description}.\n\n\
          | | |\n|---|---|\n\
          | family | {family} |\n\
          | decoder | {layers} layers, width {width}, {heads} heads over {kv} key/value heads, {vocab} tokens |\n\
          | quantized linears | {quantized} |\n\
-         | operators | {ops} |\n{form}\
+         {form}\
          | calibration samples | {samples} |\n\n",
         title = resolved.description.title,
         recipe = manifest.recipe.name,
+        format = manifest.format.to_uppercase(),
         tool = manifest.tool.name,
         version = manifest.tool.version,
         description = manifest.recipe.description,
@@ -33,19 +33,28 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
         heads = d.heads,
         kv = d.kv_heads,
         vocab = d.vocab,
-        ops = match manifest.onnx.ops.as_str() {
-            "standard" => "ONNX opset 21 only",
-            _ => "ONNX opset 21 and com.microsoft",
-        },
-        form = match manifest.onnx.msq_form.as_deref() {
-            Some("split") => "| linears with two scales | two products over rows ordered by modality |\n",
-            Some(_) => "| linears with two scales | one product, rows scaled by their modality |\n",
-            None => "",
-        },
+        quantized = forms(manifest),
+        form = manifest.onnx.as_ref().map_or(String::new(), operators),
         samples = manifest.calibration.as_ref().map_or(0, |c| c.samples.len()),
     );
-    card.push_str(&files(resolved, manifest));
+    if let Some(onnx) = &manifest.onnx {
+        card.push_str(&onnx_files(resolved, onnx));
+    }
     card
+}
+
+/// Rows about the operators of ONNX graphs.
+fn operators(onnx: &OnnxForm) -> String {
+    let ops = match onnx.ops.as_str() {
+        "standard" => "ONNX opset 21 only",
+        _ => "ONNX opset 21 and com.microsoft",
+    };
+    let scales = match onnx.msq_form.as_deref() {
+        Some("split") => "| linears with two scales | two products over rows ordered by modality |\n",
+        Some(_) => "| linears with two scales | one product, rows scaled by their modality |\n",
+        None => "",
+    };
+    format!("| operators | {ops} |\n{scales}")
 }
 
 /// Quantized linears by form.
@@ -63,9 +72,9 @@ fn forms(manifest: &Manifest) -> String {
     if forms.is_empty() { "none".into() } else { forms.join(", ") }
 }
 
-fn files(resolved: &Resolved, manifest: &Manifest) -> String {
-    let width = resolved.model.spec.decoder.width + usize::from(manifest.onnx.modality_channel);
-    let channel = if manifest.onnx.modality_channel {
+fn onnx_files(resolved: &Resolved, onnx: &OnnxForm) -> String {
+    let width = resolved.model.spec.decoder.width + usize::from(onnx.modality_channel);
+    let channel = if onnx.modality_channel {
         "The last channel of `image_features` and `inputs_embeds` is the row's modality (1 image, 0 text); the graphs \
          fill and read it, nothing needs to be done from outside.\n"
     } else {

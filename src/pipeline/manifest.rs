@@ -33,11 +33,13 @@ pub struct Manifest {
     pub tool: Tool,
     /// Family of the source checkpoint.
     pub family: String,
-    /// Artifact format: `onnx`.
+    /// Artifact format: `onnx` or `gguf`.
     pub format: String,
-    /// Form of the graphs.
-    pub onnx: OnnxForm,
-    /// The graph files, in the order in which they run.
+    /// Form of ONNX graphs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<OnnxForm>,
+    /// The ONNX files, in the order in which they run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub graphs: Vec<GraphSignature>,
     /// How images stand in prompts.
     pub placeholder: Placeholder,
@@ -240,13 +242,13 @@ impl Manifest {
 pub(super) fn linears(
     quantized: &Quantized,
     plan: &quantize::Plan,
-    options: &OnnxOptions,
+    onnx: Option<&OnnxOptions>,
 ) -> Vec<QuantizedLinear> {
     let cols: BTreeMap<&str, usize> = plan.linears.iter().map(|l| (l.role.as_str(), l.input)).collect();
     let form = |o: &Outcome| {
         let grid = o.precision.weights.grid()?;
         let cols = cols.get(o.role.as_str()).copied().unwrap_or(0);
-        options.linear_form(grid, cols, o.rounding.is_some()).ok()
+        onnx?.linear_form(grid, cols, o.rounding.is_some()).ok()
     };
     let name = |o: &Outcome| form(o).map_or("float", LinearForm::name).to_string();
     quantized.outcomes.iter().map(|o| QuantizedLinear::of(o, name(o))).collect()
@@ -295,13 +297,13 @@ mod tests {
                 tool: Tool::this(),
                 family: String::new(),
                 format: "onnx".into(),
-                onnx: OnnxForm {
+                onnx: Some(OnnxForm {
                     ops: "ort".into(),
                     form: "default".into(),
                     store: "int8".into(),
                     modality_channel: false,
                     msq_form: None,
-                },
+                }),
                 graphs: vec![],
                 placeholder: Placeholder { image_token_id: 0, image_token: String::new() },
                 eos_token_ids: vec![],

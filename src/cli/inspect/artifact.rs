@@ -10,7 +10,7 @@ use crate::cli::SCHEMA_VERSION;
 use crate::cli::error::CliError;
 use crate::cli::format::{bytes, count, plural, property, rotations, table};
 use crate::graph::Component;
-use crate::pipeline::{Manifest, QuantizedLinear};
+use crate::pipeline::{Manifest, OnnxForm, QuantizedLinear};
 use crate::quantize::WeightOutcome;
 
 /// An artifact as seen.
@@ -113,20 +113,25 @@ fn components(manifest: &Manifest) -> Vec<ComponentSeen> {
     seen.filter(|c| !c.linears.is_empty()).collect()
 }
 
+/// What is special about ONNX graphs.
+fn operators(onnx: &OnnxForm) -> String {
+    let modality = if onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
+    let form = onnx.msq_form.as_ref().map_or(String::new(), |f| format!(", two scales by {f}"));
+    format!(", operators {}{form}{modality}", onnx.ops)
+}
+
 impl ArtifactSeen {
     /// For people.
     pub fn lines(&self) -> Vec<String> {
         let m = &self.manifest;
         let samples = m.calibration.as_ref().map_or(0, |c| c.samples.len());
-        let modality =
-            if m.onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
-        let form = m.onnx.msq_form.as_ref().map_or(String::new(), |f| format!(", two scales by {f}"));
+        let form = m.onnx.as_ref().map_or(String::new(), operators);
         let mut lines = vec![
             property("artifact", self.path.display().to_string()),
             property("made by", format!("{} {}", m.tool.name, m.tool.version)),
             property("family", &m.family),
             property("recipe", format!("{}  {}", m.recipe.name, m.recipe.description)),
-            property("format", format!("{}, operators {}{form}{modality}", m.format, m.onnx.ops)),
+            property("format", format!("{}{form}", m.format)),
             property("size", format!("{} in {}", bytes(self.bytes), plural(self.files.len(), "file"))),
             property("calibration", if samples == 0 { "none".into() } else { plural(samples, "sample") }),
         ];

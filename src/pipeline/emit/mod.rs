@@ -1,0 +1,3 @@
+//! The files that a runtime loads, one back-end per file.
+
+pub(super) mod onnx;
