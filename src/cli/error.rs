@@ -40,6 +40,16 @@ pub enum CliError {
     /// `--ops`, `--form` and `--store` do not go together.
     #[error(transparent)]
     Form(FormError),
+    /// A flag of another format.
+    #[error("--{flag} with --format {format}: it belongs to --format {other}; leave it out")]
+    Flag {
+        /// Without dashes.
+        flag: &'static str,
+        /// The format asked for.
+        format: &'static str,
+        /// The format that has it.
+        other: &'static str,
+    },
     /// A checkpoint that was to be shown.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

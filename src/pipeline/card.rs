@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::manifest::{Manifest, OnnxForm};
+use super::manifest::{GgufForm, Manifest, OnnxForm};
 use crate::family::Resolved;
 
 /// Text of the card: what the files are and how to run them.
@@ -39,6 +39,9 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
     );
     if let Some(onnx) = &manifest.onnx {
         card.push_str(&onnx_files(resolved, onnx));
+    }
+    if let Some(gguf) = &manifest.gguf {
+        card.push_str(&gguf_files(gguf));
     }
     card
 }
@@ -89,6 +92,36 @@ fn onnx_files(resolved: &Resolved, onnx: &OnnxForm) -> String {
          - `*.onnx.data`: weights of the graph of that name\n\
          - `mquant.json`: recipe, scales, inputs and outputs, hashes of every source and artifact file\n\n\
          {channel}{run}"
+    )
+}
+
+/// The files of a GGUF artifact and how to try them.
+fn gguf_files(gguf: &GgufForm) -> String {
+    let list = |files: &[String]| files.iter().map(|f| format!("`{f}`")).collect::<Vec<_>>().join(", ");
+    let first = |files: &[String]| files.first().cloned().unwrap_or_default();
+    let text = first(&gguf.text);
+    let (projector, run) = match &gguf.projector {
+        Some(projector) => {
+            let mmproj = first(&gguf.mmproj);
+            let files = list(&gguf.mmproj);
+            (
+                format!("- {files}: vision tower and projector (`{projector}`)\n"),
+                format!("llama-mtmd-cli -m {text} --mmproj {mmproj} --image image.png -p \"Describe the image.\""),
+            )
+        }
+        None => (
+            "- llama.cpp has no graph for the vision side of this model; its ONNX export has\n".to_string(),
+            format!("llama-cli -m {text} -p \"What is a cat?\""),
+        ),
+    };
+    format!(
+        "## Files\n\n\
+         - {text_files}: text model (`{architecture}`)\n\
+         {projector}\
+         - `mquant.json`: recipe, scales, hashes of every source and artifact file\n\n\
+         ## Run\n\nWith llama.cpp, in this folder:\n\n```sh\n{run}\n```\n",
+        text_files = list(&gguf.text),
+        architecture = gguf.architecture,
     )
 }
 

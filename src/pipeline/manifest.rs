@@ -38,6 +38,9 @@ pub struct Manifest {
     /// Form of ONNX graphs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onnx: Option<OnnxForm>,
+    /// The GGUF files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf: Option<GgufForm>,
     /// The ONNX files, in the order in which they run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub graphs: Vec<GraphSignature>,
@@ -88,6 +91,20 @@ pub struct OnnxForm {
     /// Form of linears with two activation scales, `row-scale` or `split`; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub msq_form: Option<String>,
+}
+
+/// The files of a GGUF artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GgufForm {
+    /// `general.architecture` of the text model.
+    pub architecture: String,
+    /// Files of the text model, in order; llama.cpp is given the first.
+    pub text: Vec<String>,
+    /// `clip.projector_type` of the projector; absent where llama.cpp has no graph for the vision side.
+    pub projector: Option<String>,
+    /// Files of the projector, in order.
+    pub mmproj: Vec<String>,
 }
 
 /// How an image stands in `input_ids`: each decoder row of it (each row of `image_features`) is one placeholder. What stands around and
@@ -153,7 +170,8 @@ pub struct QuantizedLinear {
     pub weights: Weights,
     /// Arithmetic of its input by the recipe; only the form `int8-gemm` rounds it so.
     pub activations: Activations,
-    /// Its form in the graph: `int8-gemm`, `float-gemm` (weights become floats at load), `matmulnbits` or `portable`.
+    /// Its form in the graph: `int8-gemm`, `float-gemm` (weights become floats at load), `matmulnbits` or `portable`; in GGUF files `ggml`, whose kernels
+    /// round inputs by themselves.
     pub form: String,
     /// Static scale of visual rows; none where there are no static scales.
     pub visual_scale: Option<f32>,
@@ -250,7 +268,8 @@ pub(super) fn linears(
         let cols = cols.get(o.role.as_str()).copied().unwrap_or(0);
         onnx?.linear_form(grid, cols, o.rounding.is_some()).ok()
     };
-    let name = |o: &Outcome| form(o).map_or("float", LinearForm::name).to_string();
+    let otherwise = if onnx.is_some() { "float" } else { "ggml" };
+    let name = |o: &Outcome| form(o).map_or(otherwise, LinearForm::name).to_string();
     quantized.outcomes.iter().map(|o| QuantizedLinear::of(o, name(o))).collect()
 }
 
@@ -304,6 +323,7 @@ mod tests {
                     modality_channel: false,
                     msq_form: None,
                 }),
+                gguf: None,
                 graphs: vec![],
                 placeholder: Placeholder { image_token_id: 0, image_token: String::new() },
                 eos_token_ids: vec![],

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::export::gguf::GgufOptions;
 use crate::export::onnx::OnnxOptions;
 use crate::quantize::recipe::Recipe;
 
@@ -42,6 +43,8 @@ pub struct CalibrationData {
 pub enum Format {
     /// ONNX graphs.
     Onnx(OnnxOptions),
+    /// GGUF files.
+    Gguf(GgufOptions),
 }
 
 impl Format {
@@ -49,6 +52,7 @@ impl Format {
     pub fn name(&self) -> &'static str {
         match self {
             Format::Onnx(_) => "onnx",
+            Format::Gguf(_) => "gguf",
         }
     }
 
@@ -56,6 +60,7 @@ impl Format {
     pub fn onnx(&self) -> Option<&OnnxOptions> {
         match self {
             Format::Onnx(options) => Some(options),
+            Format::Gguf(_) => None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! GGUF files (version 3): metadata and tensors in blocks of ggml, as an unmodified llama.cpp loads them.
 
+pub mod mquant;
+
 use crate::numeric::ggml::BlockType;
 
 /// A value of the metadata.
@@ -74,4 +76,11 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// How values are stored.
     pub kind: BlockType,
+}
+
+/// How files are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GgufOptions {
+    /// Most bytes of tensors per file; absent: one file, whatever its size.
+    pub split: Option<u64>,
 }
