@@ -3,9 +3,8 @@
 usage: $MQUANT_TORCH_PYTHON reference_gguf.py OUT_FOLDER [FIXTURE ...] [--keep GGUF_FOLDER]
 
 MQUANT_LLAMA_CPP names a source tree of llama.cpp; the Python that runs this has its converter's requirements (torch, transformers, sentencepiece).
-For each fixture OUT_FOLDER/<fixture>.json gets, for each file (`text-f16`, `mmproj-f16`, the same in bf16 and f32), the tensors in file order
-as [name, type, sizes with the row's length first, SHA-256 of the bytes] and the metadata in file order as [key, type, value]. An array longer than
-16 is {"length", "sha256"} over its elements as the file stores them. `notes` says where the converter did not do all by itself.
+For each fixture OUT_FOLDER/<fixture>.json gets, for each file (`text-f16`, `mmproj-f16`, the same in bf16 and f32), the list of `gguf_list.py`.
+`notes` says where the converter did not do all by itself.
 With --keep the files themselves stay in GGUF_FOLDER, for `llama_cpp.py`.
 
 The converter is not changed. What it cannot do with the fixtures is answered from outside, through the classes it has for it:
@@ -21,7 +20,6 @@ The converter is not changed. What it cannot do with the fixtures is answered fr
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import os
@@ -33,7 +31,6 @@ from pathlib import Path
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 TYPES = ("f16", "bf16", "f32")
-LONG = 16
 
 QWEN2 = "tokenizer.ggml.pre was given: the converter does not know this tokenizer's hash"
 PIECES = "vocab_size was hidden from the tokenizer's conversion: tokens were added behind the pieces"
@@ -162,34 +159,6 @@ def make(tree, name, out):
     return files
 
 
-def metadata(field):
-    """[key, type, value] of a metadata field of gguf-py's reader."""
-    import gguf
-
-    kind = field.types[0]
-    if kind != gguf.GGUFValueType.ARRAY:
-        return [field.name, kind.name, field.contents()]
-    label = f"ARRAY[{field.types[1].name}]" if len(field.types) > 1 else "ARRAY"
-    if len(field.data) <= LONG:
-        return [field.name, label, field.contents()]
-    # Parts: length of the key, key, type, type of elements, count, then for each element its bytes (a string's length first).
-    stored = b"".join(part.tobytes() for part in field.parts[5:])
-    return [field.name, label, {"length": len(field.data), "sha256": hashlib.sha256(stored).hexdigest()}]
-
-
-def listed(path):
-    """Tensors and metadata of a file."""
-    import gguf
-
-    reader = gguf.GGUFReader(path)
-    tensors = [
-        [t.name, t.tensor_type.name, [int(n) for n in t.shape], hashlib.sha256(t.data.tobytes()).hexdigest()]
-        for t in sorted(reader.tensors, key=lambda t: t.data_offset)
-    ]
-    fields = [metadata(f) for f in reader.fields.values() if not f.name.startswith("GGUF.")]
-    return {"tensors": tensors, "metadata": fields}
-
-
 def write(path, files, notes):
     """One line per tensor and key, so that differences read well."""
     line = lambda value: json.dumps(value, ensure_ascii=False)
@@ -211,6 +180,8 @@ def main():
         sys.exit(f"error: MQUANT_LLAMA_CPP must name a source tree of llama.cpp with convert_hf_to_gguf.py; found {tree!r}")
     tree = Path(tree).resolve()
     sys.path[:0] = [str(tree), str(tree / "gguf-py")]
+    from gguf_list import listed
+
     logging.basicConfig(level=logging.ERROR)
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.fixtures or CASES:
