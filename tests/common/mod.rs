@@ -8,6 +8,7 @@ pub mod eval;
 pub mod folder;
 pub mod golden;
 pub mod judge;
+pub mod llama;
 pub mod planted;
 pub mod synthetic;
 
