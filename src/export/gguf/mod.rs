@@ -1,5 +1,7 @@
 //! GGUF files (version 3): metadata and tensors in blocks of ggml, as an unmodified llama.cpp loads them.
 
+pub mod emit;
+
 use crate::numeric::ggml::BlockType;
 
 /// A value of the metadata.
