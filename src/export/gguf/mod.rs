@@ -1,6 +1,7 @@
 //! GGUF files (version 3): metadata and tensors in blocks of ggml, as an unmodified llama.cpp loads them.
 
 mod cursor;
+pub mod emit;
 mod error;
 mod header;
 mod layout;

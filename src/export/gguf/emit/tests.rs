@@ -1,0 +1,1 @@
+//! Lowering fixtures, and refusals.
