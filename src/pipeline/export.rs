@@ -6,7 +6,7 @@ use super::card::model_card;
 use super::emit;
 use super::error::PipelineError;
 use super::manifest::{
-    Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, Placeholder, Source, Tool, hash_file,
+    Calibration, FileHash, GgufForm, MANIFEST_FILE, MANIFEST_VERSION, Manifest, Placeholder, Source, Tool, hash_file,
     hash_files, linears,
 };
 use super::output::{Output, write_text};
@@ -110,8 +110,10 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
         quantized.model = order_by_modality(quantized.model).map_err(QuantizeError::from)?;
     }
     run.missing_rows(&quantized);
-    run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.codes, &weights), output.path())?;
-    run.finish(plan, decided, quantized, prepared, output)
+    let origin = run.origin(&plan, prepared)?;
+    let weights = QuantizedWeights::new(&quantized.codes, &weights);
+    let gguf = run.emit(&plan, (&decided, &quantized), &weights, &origin, output.path())?;
+    run.finish(plan, decided, quantized, (origin, gguf), output)
 }
 
 /// Calibration samples as tensors, if the recipe needs them, and what is decided from them before anything is rounded.
@@ -133,6 +135,15 @@ pub(super) fn decide(
         quantize::decide(&plan.resolved.model, &stored, &request.recipe, samples, &mut counted.step());
     counted.end();
     Ok((prepared, decided?))
+}
+
+/// What an artifact is made from, by content.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// The checkpoint.
+    pub source: Source,
+    /// Calibration data.
+    pub calibration: Option<Calibration>,
 }
 
 /// One export under way.
@@ -200,24 +211,45 @@ impl Run<'_> {
         }
     }
 
+    /// What the artifact is made from.
+    fn origin(&mut self, plan: &Plan, prepared: Option<Prepared>) -> Result<Origin, PipelineError> {
+        self.progress.begin(Stage::Hash, 1);
+        let files = hash_files(&plan.checkpoint.input_files())?;
+        let calibration = match (&self.request.calibration, prepared) {
+            (Some(data), Some(prepared)) => {
+                Some(Calibration { file: hash_file(&data.path)?, samples: prepared.items })
+            }
+            _ => None,
+        };
+        self.progress.at(1, "source hashes");
+        self.progress.end();
+        Ok(Origin { source: Source { revision: revision(&self.request.model), files }, calibration })
+    }
+
     /// The files that a runtime loads.
     fn emit(
         &mut self,
         plan: &Plan,
-        quantized: &Quantized,
+        (decided, quantized): (&Decided, &Quantized),
         weights: &QuantizedWeights<'_>,
+        origin: &Origin,
         dir: &Path,
-    ) -> Result<(), PipelineError> {
-        let warning = match &self.request.format {
+    ) -> Result<Option<GgufForm>, PipelineError> {
+        let (gguf, warnings) = match &self.request.format {
             Format::Onnx(options) => {
-                emit::onnx::write(plan, quantized, weights, (options, dir), self.progress)?
+                let warning = emit::onnx::write(plan, quantized, weights, (options, dir), self.progress)?;
+                (None, Vec::from_iter(warning))
+            }
+            Format::Gguf(options) => {
+                let recipe = &self.request.recipe;
+                let made = emit::gguf::Made { plan, decided, quantized, weights, recipe, origin };
+                let (form, warnings) = made.write(options, dir, self.progress)?;
+                (Some(form), warnings)
             }
         };
-        if let Some(warning) = warning {
-            self.warn(warning);
-        }
+        warnings.into_iter().for_each(|w| self.warn(w));
         self.progress.end();
-        Ok(())
+        Ok(gguf)
     }
 
     /// Hashes, manifest, model card, final name.
@@ -226,15 +258,14 @@ impl Run<'_> {
         plan: Plan,
         decided: Decided,
         quantized: Quantized,
-        prepared: Option<Prepared>,
+        made: (Origin, Option<GgufForm>),
         output: Output,
     ) -> Result<ExportReport, PipelineError> {
-        self.progress.begin(Stage::Finish, 2);
-        let mut manifest = self.manifest(&plan, &decided, &quantized, prepared.as_ref())?;
-        self.progress.at(1, "source hashes");
+        self.progress.begin(Stage::Finish, 1);
+        let mut manifest = self.manifest(&plan, &decided, &quantized, made);
         write_text(output.path(), "README.md", &model_card(&plan.resolved, &manifest))?;
         manifest.files = hash_folder(output.path())?;
-        self.progress.at(2, "artifact hashes");
+        self.progress.at(1, "artifact hashes");
         let text = serde_json::to_string_pretty(&manifest).map(|t| t + "\n");
         let manifest_path = output.path().join(MANIFEST_FILE);
         let text = text.map_err(|e| PipelineError::Io { path: manifest_path, source: e.into() })?;
@@ -251,7 +282,7 @@ impl Run<'_> {
             tensors_ignored: ignored.collect(),
             linears_quantized: decided.plan.quantized(),
             linears: decided.plan.linears.len(),
-            calibration_samples: prepared.map_or(0, |p| p.samples.len()),
+            calibration_samples: manifest.calibration.as_ref().map_or(0, |c| c.samples.len()),
             source_bytes: manifest.source.files.iter().map(|f| f.bytes).sum(),
             artifact_bytes,
             warnings: std::mem::take(&mut self.warnings),
@@ -267,22 +298,16 @@ impl Run<'_> {
         plan: &Plan,
         decided: &Decided,
         quantized: &Quantized,
-        prepared: Option<&Prepared>,
-    ) -> Result<Manifest, PipelineError> {
-        let files = hash_files(&plan.checkpoint.input_files())?;
-        let calibration = match (&self.request.calibration, prepared) {
-            (Some(data), Some(prepared)) => {
-                Some(Calibration { file: hash_file(&data.path)?, samples: prepared.items.clone() })
-            }
-            _ => None,
-        };
+        (origin, gguf): (Origin, Option<GgufForm>),
+    ) -> Manifest {
         let prompt = &plan.resolved.description.prompt;
-        Ok(Manifest {
+        Manifest {
             schema_version: MANIFEST_VERSION,
             tool: Tool::this(),
             family: plan.resolved.description.family.clone(),
             format: self.request.format.name().into(),
             onnx: self.request.format.onnx().map(|o| emit::onnx::form(quantized, o)),
+            gguf,
             graphs: self.request.format.onnx().map_or(vec![], |o| onnx::signatures(&quantized.model, o)),
             placeholder: Placeholder {
                 image_token_id: prompt.image_token_id,
@@ -290,13 +315,13 @@ impl Run<'_> {
             },
             eos_token_ids: prompt.eos_token_ids.clone(),
             recipe: self.request.recipe.clone(),
-            source: Source { revision: revision(&self.request.model), files },
-            calibration,
-            rotations: plan.transformed.notes.clone(),
+            source: origin.source,
+            calibration: origin.calibration,
+            rotations: decided.rotations.clone(),
             decisions: decided.decisions.clone(),
             linears: linears(quantized, &decided.plan, self.request.format.onnx()),
             files: vec![],
-        })
+        }
     }
 }
 
