@@ -17,6 +17,7 @@ mod forms;
 mod generate;
 mod ggml;
 mod gguf_reference;
+mod gguf_file;
 mod goldens;
 mod layouts;
 mod llama;
