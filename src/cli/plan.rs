@@ -11,7 +11,7 @@ use super::forms::{FormsSeen, form};
 use crate::export::onnx::{LinearForm, OnnxOptions};
 use crate::graph::Model;
 use crate::pipeline::{ExportRequest, Plan};
-use crate::quantize::recipe::{Activations, DownProjections, Remedy};
+use crate::quantize::recipe::{Activations, DownProjections, Remedy, Weights};
 use crate::quantize::{Decision, LinearPlan, RotationNote};
 
 /// A plan as shown.
@@ -41,6 +41,8 @@ pub struct PlanSeen {
     untied_head: Option<usize>,
     linears_quantized: usize,
     linears: Vec<LinearPlan>,
+    /// The token table.
+    table: LinearPlan,
 }
 
 impl PlanSeen {
@@ -67,6 +69,7 @@ impl PlanSeen {
             untied_head: untied_head(&plan.resolved().model),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
+            table: plan.linears.table,
         }
     }
 
@@ -113,7 +116,9 @@ impl PlanSeen {
         // The key begins with the place of the first such linear, so that rows come in graph order.
         let mut first: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         let mut groups: BTreeMap<(usize, Vec<String>), usize> = BTreeMap::new();
-        for (i, linear) in self.linears.iter().enumerate() {
+        // A float token table is what everyone expects.
+        let table = Some(&self.table).filter(|t| t.precision.weights != Weights::Float);
+        for (i, linear) in table.into_iter().chain(&self.linears).enumerate() {
             let cells = cells(linear, form(&self.options, linear));
             let place = *first.entry(cells.clone()).or_insert(i);
             *groups.entry((place, cells)).or_default() += 1;
@@ -132,6 +137,10 @@ fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
     let weights = linear.precision.weights;
     let integer = matches!(form, None | Some(LinearForm::Int8Gemm));
     let precision = match linear.precision.activations {
+        a if weights.blocks().is_some() && form.is_none() => {
+            let scales = if a == Activations::Float { "" } else { ", activation scales as metadata" };
+            format!("{weights} weights{scales}")
+        }
         a if a != Activations::Float && !integer => {
             format!("{weights} weights, float inputs: the form has no activation scales")
         }
@@ -145,6 +154,12 @@ fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
         Decision::Component => String::new(),
         Decision::Override(pattern) => format!("override {pattern}"),
         Decision::Budget => "budget".to_string(),
+        Decision::Mix => "mix".to_string(),
+        Decision::Fallback { wanted } => {
+            format!("{wanted} does not fit: {} inputs are not whole blocks", linear.input)
+        }
+        Decision::ImagePatches => "image patches: a convolution, whose weights are floats".to_string(),
+        Decision::SharedWithHead => "one tensor with the head".to_string(),
         Decision::Suppressed => "suppressed channel: added in float".to_string(),
         Decision::ConstantInput => "input is constant: computed once, at load".to_string(),
     };
@@ -177,7 +192,7 @@ fn pattern(role: &str) -> String {
 mod tests {
     use super::*;
     use crate::export::onnx::OpSet;
-    use crate::quantize::recipe::{Precision, Weights};
+    use crate::quantize::recipe::Precision;
 
     fn linear(role: &str, activations: Activations, decided_by: Decision) -> LinearPlan {
         let weights = if activations == Activations::Float { Weights::Float } else { Weights::INT8 };
@@ -212,6 +227,7 @@ mod tests {
                 linear("decoder.layers.1.attn.q", Activations::Msq, Decision::Component),
                 linear("decoder.head", Activations::Float, Decision::Override("*.head".into())),
             ],
+            table: linear("embedding", Activations::Float, Decision::Component),
         };
         let lines = seen.lines();
         assert!(lines.contains(&"calibration  c.tsv, at most 1 sample".to_string()), "{lines:?}");

@@ -20,7 +20,7 @@ use crate::graph::dump;
 use crate::passes::order_by_modality;
 use crate::passes::rewrite::RewrittenWeights;
 use crate::quantize::{
-    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Transformed,
+    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Target, Transformed,
     Workspace,
 };
 
@@ -70,8 +70,8 @@ pub fn plan(request: &ExportRequest) -> Result<Plan, PipelineError> {
         None => Library::built_in()?,
     };
     let resolved = resolve(&library, &checkpoint)?;
-    let transformed = quantize::transform(&resolved.model, &request.recipe.rotation)?;
-    let linears = quantize::plan(&transformed.model, &request.recipe)?;
+    let transformed = quantize::transform(&resolved.model, &request.recipe.rotation, Target::Onnx)?;
+    let linears = quantize::plan(&transformed.model, &request.recipe, Target::Onnx)?;
     if request.recipe.needs_calibration() && request.calibration.is_none() {
         return Err(PipelineError::NeedsCalibration { recipe: request.recipe.name.clone() });
     }
@@ -124,7 +124,7 @@ pub(super) fn decide(
     let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let mut counted = Counted::new(progress, Stage::Calibrate);
     let decided =
-        quantize::decide(&plan.resolved.model, &stored, &request.recipe, samples, &mut counted.step());
+        quantize::decide(&plan.resolved.model, &stored, &request.recipe, Target::Onnx, samples, &mut counted.step());
     counted.end();
     Ok((prepared, decided?))
 }
@@ -308,7 +308,7 @@ impl Run<'_> {
             recipe: self.request.recipe.clone(),
             source: Source { revision: revision(&self.request.model), files },
             calibration,
-            rotations: plan.transformed.notes.clone(),
+            rotations: decided.rotations.clone(),
             decisions: decided.decisions.clone(),
             linears: linears(quantized, &decided.plan, &self.request.onnx),
             files: vec![],
