@@ -118,7 +118,9 @@ fn main() {
         let found = plain("  search of scales", || scales(&w, n, grid, Some(factor.pivots()), true));
         plain("  nearest rounding", || black_box(nearest(&w, n, grid, &found)));
         let work = out * columns * columns;
-        stage("  GPTQ (half of E R)", work, &mut single, || black_box(gptq(&w, grid, &found, &factor)));
+        stage("  GPTQ (half of E R)", work, &mut single, || {
+            black_box(gptq(&w, &grid.lattice(&found, n), &factor))
+        });
         stage("  errors of given codes (E R)", work, &mut single, || black_box(row_errors(&w, &factor)));
         let how = Options { rounding: Rounding::Gptq, search: true };
         let all = plain("  all together", || quantize_matrix(&w, (outputs, n), grid, how, Some(&factor)));

@@ -353,7 +353,10 @@ mod tests {
         assert!(export("x model --dump-ir").dump_ir);
         assert_eq!(parse("x").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
         assert_eq!(parse("x model --format safetensors").unwrap_err().kind(), ErrorKind::InvalidValue);
-        assert_eq!(parse("x model --format gguf --split-size 0").unwrap_err().kind(), ErrorKind::ValueValidation);
+        assert_eq!(
+            parse("x model --format gguf --split-size 0").unwrap_err().kind(),
+            ErrorKind::ValueValidation
+        );
     }
 
     #[test]

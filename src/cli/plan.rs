@@ -11,7 +11,7 @@ use super::forms::{FormsSeen, form};
 use crate::export::onnx::{LinearForm, OnnxOptions};
 use crate::graph::Model;
 use crate::pipeline::{ExportRequest, Plan};
-use crate::quantize::recipe::{Activations, DownProjections, Remedy};
+use crate::quantize::recipe::{Activations, DownProjections, Remedy, Weights};
 use crate::quantize::{Decision, LinearPlan, RotationNote};
 
 /// A plan as shown.
@@ -39,6 +39,8 @@ pub struct PlanSeen {
     untied_head: Option<usize>,
     linears_quantized: usize,
     linears: Vec<LinearPlan>,
+    /// The token table.
+    table: LinearPlan,
 }
 
 /// Forms of ONNX graphs.
@@ -79,6 +81,7 @@ impl PlanSeen {
             untied_head: untied_head(&plan.resolved().model),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
+            table: plan.linears.table,
         }
     }
 
@@ -128,7 +131,9 @@ impl PlanSeen {
         // The key begins with the place of the first such linear, so that rows come in graph order.
         let mut first: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         let mut groups: BTreeMap<(usize, Vec<String>), usize> = BTreeMap::new();
-        for (i, linear) in self.linears.iter().enumerate() {
+        // A float token table is what everyone expects.
+        let table = Some(&self.table).filter(|t| t.precision.weights != Weights::Float);
+        for (i, linear) in table.into_iter().chain(&self.linears).enumerate() {
             let form = self.onnx.as_ref().map(|onnx| form(&onnx.options, linear));
             let cells = cells(linear, form);
             let place = *first.entry(cells.clone()).or_insert(i);
@@ -148,7 +153,10 @@ fn cells(linear: &LinearPlan, form: Option<Option<LinearForm>>) -> Vec<String> {
     let weights = linear.precision.weights;
     let integer = matches!(form, Some(None | Some(LinearForm::Int8Gemm)));
     let precision = match linear.precision.activations {
-        _ if form.is_none() => weights.to_string(),
+        a if form.is_none() => {
+            let scales = if a == Activations::Float { "" } else { ", activation scales as metadata" };
+            format!("{weights} weights{scales}")
+        }
         a if a != Activations::Float && !integer => {
             format!("{weights} weights, float inputs: the form has no activation scales")
         }
@@ -162,6 +170,12 @@ fn cells(linear: &LinearPlan, form: Option<Option<LinearForm>>) -> Vec<String> {
         Decision::Component => String::new(),
         Decision::Override(pattern) => format!("override {pattern}"),
         Decision::Budget => "budget".to_string(),
+        Decision::Mix => "mix".to_string(),
+        Decision::Fallback { wanted } => {
+            format!("{wanted} does not fit: {} inputs are not whole blocks", linear.input)
+        }
+        Decision::ImagePatches => "image patches: a convolution, whose weights are floats".to_string(),
+        Decision::SharedWithHead => "one tensor with the head".to_string(),
         Decision::Suppressed => "suppressed channel: added in float".to_string(),
         Decision::ConstantInput => "input is constant: computed once, at load".to_string(),
     };
@@ -194,7 +208,7 @@ fn pattern(role: &str) -> String {
 mod tests {
     use super::*;
     use crate::export::onnx::OpSet;
-    use crate::quantize::recipe::{Precision, Weights};
+    use crate::quantize::recipe::Precision;
 
     fn linear(role: &str, activations: Activations, decided_by: Decision) -> LinearPlan {
         let weights = if activations == Activations::Float { Weights::Float } else { Weights::INT8 };
@@ -232,6 +246,7 @@ mod tests {
                 linear("decoder.layers.1.attn.q", Activations::Msq, Decision::Component),
                 linear("decoder.head", Activations::Float, Decision::Override("*.head".into())),
             ],
+            table: linear("embedding", Activations::Float, Decision::Component),
         };
         let lines = seen.lines();
         assert!(lines.contains(&"calibration  c.tsv, at most 1 sample".to_string()), "{lines:?}");

@@ -4,9 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::args::{self, ExportArgs, Form, Format, Ops, PreprocessArgs, Store};
 use super::error::CliError;
+use crate::export::gguf::GgufOptions;
 use crate::export::onnx::{self, MsqForm, OnnxOptions, OpSet};
 use crate::pipeline::{self, CalibrationData, ExportRequest, PreprocessRequest};
-use crate::export::gguf::GgufOptions;
 use crate::quantize::recipe::{Method, Recipe};
 
 /// What the flags of an export ask for.
@@ -57,14 +57,13 @@ fn recipe(args: &ExportArgs, format: &pipeline::Format) -> Result<Recipe, CliErr
         pipeline::Format::Gguf(_) => "q4_k_m",
     };
     let recipe = Recipe::load(args.recipe.as_deref().unwrap_or(default)).map_err(CliError::Recipe)?;
-    Ok(match args.method {
-        None => recipe,
-        Some(method) => recipe.with_method(match method {
-            args::Method::Gptq => Method::Gptq,
-            args::Method::Importance => Method::Importance,
-            args::Method::Nearest => Method::Nearest,
-        }),
-    })
+    let method = match args.method {
+        None => return Ok(recipe),
+        Some(args::Method::Gptq) => Method::Gptq,
+        Some(args::Method::Importance) => Method::Importance,
+        Some(args::Method::Nearest) => Method::Nearest,
+    };
+    recipe.with_method(method).map_err(CliError::Recipe)
 }
 
 /// Refuses flags of another format; `given` pairs names with whether they were typed.

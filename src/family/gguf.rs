@@ -42,7 +42,14 @@ fn file(def: &GgufFileDef, v: &Values<'_>, tokenizer: &Tokenizer, at: &str) -> R
         let at = format!("{at}.keys.{key}");
         keys.push((key.replace("{arch}", &def.architecture), key_value(value, v, tokenizer, &at)));
     }
-    Ok(GgufFile { architecture: def.architecture.clone(), keys, tensors: tensors(&def.tensors, v, at) })
+    let layers = format!("{}.block_count", def.architecture);
+    let is_70b = def.layers_of_70b.is_some_and(|n| keys.contains(&(layers, KeyValue::U32(n))));
+    Ok(GgufFile {
+        architecture: def.architecture.clone(),
+        keys,
+        tensors: tensors(&def.tensors, v, at),
+        is_70b,
+    })
 }
 
 fn fulfilled(need: &NeedDef, v: &Values<'_>, at: &str) -> Result<(), String> {

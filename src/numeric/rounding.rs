@@ -122,7 +122,7 @@ pub fn quantize_matrix(
     let chosen = match (how.rounding, factor) {
         (Rounding::Gptq, Some(factor)) => {
             let scales = scales(w, cols, grid, Some(factor.pivots()), how.search);
-            let (codes, errors) = gptq(w, grid, &scales, factor);
+            let (codes, errors) = gptq(w, &grid.lattice(&scales, cols), factor);
             Rounded { matrix: GridMatrix::new(grid, cols, codes, scales), errors }
         }
         _ if how.search => {

@@ -106,7 +106,9 @@ fn gguf_files(gguf: &GgufForm) -> String {
             let files = list(&gguf.mmproj);
             (
                 format!("- {files}: vision tower and projector (`{projector}`)\n"),
-                format!("llama-mtmd-cli -m {text} --mmproj {mmproj} --image image.png -p \"Describe the image.\""),
+                format!(
+                    "llama-mtmd-cli -m {text} --mmproj {mmproj} --image image.png -p \"Describe the image.\""
+                ),
             )
         }
         None => (

@@ -6,8 +6,8 @@ use super::card::model_card;
 use super::emit;
 use super::error::PipelineError;
 use super::manifest::{
-    Calibration, FileHash, GgufForm, MANIFEST_FILE, MANIFEST_VERSION, Manifest, Placeholder, Source, Tool, hash_file,
-    hash_files, linears,
+    Calibration, FileHash, GgufForm, MANIFEST_FILE, MANIFEST_VERSION, Manifest, Placeholder, Source, Tool,
+    hash_file, hash_files, linears,
 };
 use super::output::{Output, write_text};
 use super::prepare::{Prepared, prepare};
@@ -21,8 +21,8 @@ use crate::graph::dump;
 use crate::passes::order_by_modality;
 use crate::passes::rewrite::RewrittenWeights;
 use crate::quantize::{
-    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Transformed,
-    Workspace,
+    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Target,
+    Transformed, Workspace,
 };
 
 /// A checkpoint read and understood, and what the recipe means for it. Nothing has been computed.
@@ -31,6 +31,7 @@ pub struct Plan {
     checkpoint: Checkpoint,
     resolved: Resolved,
     transformed: Transformed,
+    target: Target,
     /// Precision of every linear.
     pub linears: quantize::Plan,
 }
@@ -73,12 +74,17 @@ pub fn plan(request: &ExportRequest) -> Result<Plan, PipelineError> {
         None => Library::built_in()?,
     };
     let resolved = resolve(&library, &checkpoint)?;
-    let transformed = quantize::transform(&resolved.model, &request.recipe.rotation)?;
-    let linears = quantize::plan(&transformed.model, &request.recipe)?;
+    let target = match &request.format {
+        Format::Onnx(_) => Target::Onnx,
+        Format::Gguf(_) => Target::Gguf(emit::gguf::graph(&resolved.description)?),
+    };
+    request.recipe.fits(target)?;
+    let transformed = quantize::transform(&resolved.model, &request.recipe.rotation, target)?;
+    let linears = quantize::plan(&transformed.model, &request.recipe, target)?;
     if request.recipe.needs_calibration() && request.calibration.is_none() {
         return Err(PipelineError::NeedsCalibration { recipe: request.recipe.name.clone() });
     }
-    Ok(Plan { checkpoint, resolved, transformed, linears })
+    Ok(Plan { checkpoint, resolved, transformed, target, linears })
 }
 
 /// Runs one export. On any error nothing is left behind.
@@ -131,8 +137,14 @@ pub(super) fn decide(
     let samples = prepared.as_ref().map_or(&[][..], |p| &p.samples);
     let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let mut counted = Counted::new(progress, Stage::Calibrate);
-    let decided =
-        quantize::decide(&plan.resolved.model, &stored, &request.recipe, samples, &mut counted.step());
+    let decided = quantize::decide(
+        &plan.resolved.model,
+        &stored,
+        &request.recipe,
+        plan.target,
+        samples,
+        &mut counted.step(),
+    );
     counted.end();
     Ok((prepared, decided?))
 }

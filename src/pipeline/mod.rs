@@ -18,7 +18,7 @@ mod request;
 pub use error::PipelineError;
 pub use explain::{Explanation, explain};
 pub use export::{Plan, export, plan};
-pub use manifest::{MANIFEST_FILE, Manifest, GgufForm, OnnxForm, QuantizedLinear};
+pub use manifest::{GgufForm, MANIFEST_FILE, Manifest, OnnxForm, QuantizedLinear};
 pub use prepare::{calibration_samples, preparer};
 pub use preprocess::{PreprocessReport, PreprocessRequest, preprocess};
 pub use progress::{Progress, Silent, Stage, Warning};

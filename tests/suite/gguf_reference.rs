@@ -26,7 +26,8 @@ const CONVERTED: &[(&str, &[&str])] = &[
 const MIXED: &[&str] = &["qwen2_vl", "qwen2_vl_tiny", "internvl2", "internvl2_qwen2", "minicpm_v_2_6"];
 
 /// Mixes that we have as recipes.
-const MIXES: &[&str] = &["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"];
+const MIXES: &[&str] =
+    &["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k"];
 
 /// Where our tensors differ on purpose: file, beginning of the name, and why. Names and sizes must be the same all the same.
 const OTHER_BYTES: &[(&str, &str, &str, &str)] = &[];
@@ -42,7 +43,10 @@ const OTHER_METADATA: &[(&str, &str)] = &[
     ("general.quantized_by", "only we write it"),
     ("general.base_model.", "only we write it"),
     ("general.license", "only we write it"),
-    ("general.sampling.", "the converter copies generation_config.json; they would act even on greedy decoding"),
+    (
+        "general.sampling.",
+        "the converter copies generation_config.json; they would act even on greedy decoding",
+    ),
 ];
 
 fn stored(path: &str) -> Json {
@@ -119,7 +123,8 @@ fn float_files_are_the_converters_byte_for_byte() {
                 let Some(theirs) = list["files"].get(&key) else { continue };
                 let path = if *part == "text" { Some(files.text.clone()) } else { files.mmproj.clone() };
                 let ours = listed(&path.unwrap_or_else(|| panic!("{name}: no {key} file")));
-                problems.extend(compare(&key, &ours, theirs).into_iter().map(|p| format!("{name}, {key}: {p}")));
+                problems
+                    .extend(compare(&key, &ours, theirs).into_iter().map(|p| format!("{name}, {key}: {p}")));
             }
         }
     }
@@ -153,7 +158,8 @@ fn nearest_mixes_are_the_quantizers_byte_for_byte() {
         let list = &stored(&format!("mixes/{name}.json"))["text"];
         for mix in MIXES {
             let ours = listed(&exported(dir.path(), name, mix).text);
-            problems.extend(mix_differences(list, mix, &ours).into_iter().map(|p| format!("{name}, {mix}: {p}")));
+            problems
+                .extend(mix_differences(list, mix, &ours).into_iter().map(|p| format!("{name}, {mix}: {p}")));
         }
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
@@ -209,7 +215,8 @@ fn the_stored_lists_are_what_the_given_llama_cpp_makes() {
     let Some([_, python]) = given(["MQUANT_LLAMA_CPP", "MQUANT_TORCH_PYTHON"]) else { return };
     let dir = tempfile::tempdir().unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/judges/reference_gguf.py");
-    let out = Command::new(&python).arg(&script).arg(dir.path()).arg("--keep").arg(dir.path()).output().unwrap();
+    let out =
+        Command::new(&python).arg(&script).arg(dir.path()).arg("--keep").arg(dir.path()).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let stored_file = |name: &str| std::fs::read_to_string(fixture("gguf").join(name)).unwrap();
     for (name, _) in CONVERTED {

@@ -37,6 +37,30 @@ impl FloatType {
     }
 }
 
+/// `enum llama_ftype` (`include/llama.h`) by the name of a mix or of the type of most weights; where there is none, the number for a guess.
+pub fn file_type(encoding: &str) -> u32 {
+    match encoding {
+        "f32" => 0,
+        "f16" => 1,
+        "q4_0" => 2,
+        "q4_1" => 3,
+        "q8_0" => 7,
+        "q5_0" => 8,
+        "q5_1" => 9,
+        "q2_k" => 10,
+        "q3_k" | "q3_k_s" => 11,
+        "q3_k_m" => 12,
+        "q3_k_l" => 13,
+        "q4_k" | "q4_k_s" => 14,
+        "q4_k_m" => 15,
+        "q5_k" | "q5_k_s" => 16,
+        "q5_k_m" => 17,
+        "q6_k" => 18,
+        "bf16" => 32,
+        _ => 1024,
+    }
+}
+
 /// Which of a model's two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {

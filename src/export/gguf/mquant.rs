@@ -100,7 +100,8 @@ mod tests {
             sha256_source: "00".into(),
             sha256_calibration: Some("11".into()),
         };
-        let written: serde_json::Map<_, _> = said.metadata().iter().map(|(k, v)| (k.clone(), json(v))).collect();
+        let written: serde_json::Map<_, _> =
+            said.metadata().iter().map(|(k, v)| (k.clone(), json(v))).collect();
         assert_eq!(serde_json::Value::Object(written), serde_json::to_value(&said).unwrap());
         let without = MquantMetadata { sha256_calibration: None, ..said };
         assert_eq!(without.metadata().len(), 10);

@@ -21,6 +21,8 @@ pub struct GgufFile {
     pub keys: Vec<(String, KeyValue)>,
     /// Tensors in the order of the file. Names are unique.
     pub tensors: Vec<GgufTensor>,
+    /// llama.cpp takes the model for one of 70 billion parameters (`LLM_TYPE_70B`), for which mixes have rules of their own.
+    pub is_70b: bool,
 }
 
 /// A value of the metadata.

@@ -53,6 +53,10 @@ pub struct GgufFileDef {
     pub keys: BTreeMap<String, KeyDef>,
     /// All tensors of the file.
     pub tensors: Vec<GgufTensorDef>,
+    /// Number of layers by which llama.cpp takes a model of the architecture for one of 70 billion parameters (`LLM_TYPE_70B`), for which its mixes have
+    /// rules of their own.
+    #[serde(default)]
+    pub layers_of_70b: Option<u32>,
 }
 
 /// A number that the graph of llama.cpp takes for granted.

@@ -57,6 +57,48 @@ pub enum BlockError {
         /// Its column.
         column: usize,
     },
+    /// A type of floats where codes are needed.
+    #[error("{} has no codes: expected a quantized type; round to nearest", kind.name())]
+    Float {
+        /// The type.
+        kind: BlockType,
+    },
+    /// A code outside of the type's range.
+    #[error("the code {code} in {}: expected {lowest} to {highest}", kind.name())]
+    Code {
+        /// The type.
+        kind: BlockType,
+        /// The code.
+        code: i8,
+        /// Lowest code of the type.
+        lowest: i16,
+        /// Highest code of the type.
+        highest: i16,
+    },
+    /// A grid whose blocks are not those of the type.
+    #[error(
+        "a grid with blocks of {block:?} columns as {}: expected one scale for whole blocks of {} and a type without minimums and inner scales",
+        kind.name(), kind.values()
+    )]
+    Grid {
+        /// The type.
+        kind: BlockType,
+        /// Columns of the grid's blocks.
+        block: Option<usize>,
+    },
+    /// A step of a grid that is not of half precision.
+    #[error(
+        "the step of row {row} at column {column} is not a number of half precision, which {} needs; quantize to that type itself",
+        kind.name()
+    )]
+    Step {
+        /// The type.
+        kind: BlockType,
+        /// Row of the matrix.
+        row: usize,
+        /// First column of the block.
+        column: usize,
+    },
     /// An importance that is negative, NaN or infinite.
     #[error(
         "the importance of column {column} is negative or not finite: expected mean squares of inputs; look at the calibration samples"
@@ -109,6 +151,12 @@ impl BlockMatrix {
         let row = self.row_bytes();
         let bytes = order.iter().flat_map(|r| &self.bytes[r * row..][..row]).copied().collect();
         Self { kind: self.kind, rows: order.len(), cols: self.cols, bytes }
+    }
+
+    /// Replaces row `row` by that row of `other`, a matrix of the same type and columns.
+    pub(in crate::numeric) fn copy_row(&mut self, other: &Self, row: usize) {
+        let bytes = row * self.row_bytes()..(row + 1) * self.row_bytes();
+        self.bytes[bytes.clone()].copy_from_slice(&other.bytes[bytes]);
     }
 
     /// The rows of all parts, one part after the other; they must have one type and one number of columns. `None` without parts.

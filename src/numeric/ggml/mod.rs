@@ -1,11 +1,13 @@
 //! Block types of ggml: which values the weights of a row may take in a GGUF file, and their bytes. Layouts and reference rounding follow
 //! `ggml/src/ggml-common.h` and `ggml/src/ggml-quants.c` of llama.cpp. Pure functions on slices.
 //!
-//! Every value of a quantized type is `step * code + offset`, with step and offset shared by a group of neighbours ([`Lattice`](super::gptq::Lattice)).
+//! Every value of a quantized type is `step * code + offset`, with step and offset shared by a group of neighbours ([`Lattice`](super::Lattice)).
 //! A type is one file with its codec (where codes and scales stand in a block, and ggml's rounding) and one line in `dispatch`.
 
 mod bits;
 mod codec;
+mod codes;
+mod fit;
 mod float;
 mod matrix;
 mod q2_k;
@@ -21,6 +23,7 @@ mod q8_0;
 mod search;
 mod super_block;
 
+pub use fit::fitted;
 pub use matrix::{BlockError, BlockMatrix, reference};
 
 /// Calls a function for the codec of a type, or gives the value for floats.
@@ -42,6 +45,11 @@ macro_rules! dispatch {
     };
 }
 use dispatch;
+
+/// Floats where codes are needed.
+fn float_error(kind: BlockType) -> BlockError {
+    BlockError::Float { kind }
+}
 
 /// How ggml stores the values of a row. Rows are made of blocks of [`values`](Self::values) neighbours that take [`bytes`](Self::bytes) each.
 #[derive(

@@ -283,7 +283,7 @@ pub fn moved(x: &[f32], largest: i32, stored: &mut [u8]) -> f32 {
         for (x, code) in x.iter().zip(&mut codes) {
             let (old, w) = (*code as f32, x * x);
             let mut product = products - w * x * old;
-            if !(product > 0.0) {
+            if product <= 0.0 || product.is_nan() {
                 continue;
             }
             let mut square = squares - w * old * old;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::numeric::grid::{GridMatrix, nearest, scales};
+use crate::numeric::grid::{Grid, GridMatrix, Scales, nearest, scales};
 use crate::numeric::random::Random;
 use crate::numeric::{FactorOptions, Hessian};
 
@@ -115,7 +115,7 @@ fn codes_are_those_of_the_published_algorithm() {
         let h = damped(&hessian, &factor);
         for grid in GRIDS {
             let scales = scales(&w, n, grid, Some(factor.pivots()), true);
-            let (codes, errors) = gptq(&w, grid, &scales, &factor);
+            let (codes, errors) = gptq(&w, &grid.lattice(&scales, n), &factor);
             let (want, losses) = textbook(&w, grid, &scales, &factor, &h);
             let apart: Vec<usize> = (0..rows).filter(|r| codes[r * n..][..n] != want[r * n..][..n]).collect();
             // f32 against f64 may fall to different sides of a tie, after which a row goes its own way: with 7200 weights and
@@ -142,7 +142,7 @@ fn errors_are_those_of_the_definition() {
     let h = damped(&hessian, &factor);
     let grid = Grid { bits: 4, block: Some(128) };
     let scales = scales(&w, n, grid, None, false);
-    let (codes, errors) = gptq(&w, grid, &scales, &factor);
+    let (codes, errors) = gptq(&w, &grid.lattice(&scales, n), &factor);
     let rounded = GridMatrix::new(grid, n, nearest(&w, n, grid, &scales), scales.clone()).errors(&w);
     let e = GridMatrix::new(grid, n, codes, scales).errors(&w);
     for (e, found) in [(&e, errors), (&rounded, row_errors(&rounded, &factor)), (&e, row_errors(&e, &factor))]
@@ -168,7 +168,7 @@ fn correlated_inputs_gain_much_and_white_inputs_nothing_is_lost() {
             let factor = Factor::new(hessian, &FactorOptions::default()).unwrap();
             let e = GridMatrix::new(grid, n, nearest(&w, n, grid, &scales), scales.clone()).errors(&w);
             let nearest: f64 = row_errors(&e, &factor).iter().sum();
-            gptq(&w, grid, &scales, &factor).1.iter().sum::<f64>() / nearest
+            gptq(&w, &grid.lattice(&scales, n), &factor).1.iter().sum::<f64>() / nearest
         };
         // Measured 0.028 to 0.036.
         assert!(ratio(&hessian(2000, n, 32)) < 0.07, "{grid:?}: {}", ratio(&hessian(2000, n, 32)));
@@ -193,7 +193,7 @@ fn dead_columns_are_rounded_to_nearest() {
     let w = normals(rows * n, 42);
     let grid = Grid { bits: 4, block: None };
     let scales = scales(&w, n, grid, None, false);
-    let (codes, _) = gptq(&w, grid, &scales, &factor);
+    let (codes, _) = gptq(&w, &grid.lattice(&scales, n), &factor);
     let rounded = nearest(&w, n, grid, &scales);
     let same =
         |dead: bool| (0..rows * n).filter(|i| ((i % n) % 10 == 3) == dead).all(|i| codes[i] == rounded[i]);
@@ -213,7 +213,7 @@ fn order_of_the_channels_does_not_matter() {
         let mut hessian = Hessian::new(n);
         hessian.add(x, 1.0);
         let factor = Factor::new(&hessian, &FactorOptions::default()).unwrap();
-        gptq(w, grid, &scales(w, n, grid, None, false), &factor).0
+        gptq(w, &grid.lattice(&scales(w, n, grid, None, false), n), &factor).0
     };
     let (plain, other) = (run(&x, &w), run(&turned(&x), &turned(&w)));
     let apart = (0..rows).filter(|r| (0..n).any(|c| other[r * n + c] != plain[r * n + c * 37 % n])).count();
@@ -231,7 +231,7 @@ fn thread_count_and_neighbours_do_not_change_a_bit() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let scales = scales(&w, n, grid, Some(factor.pivots()), true);
-            let (codes, errors) = gptq(&w, grid, &scales, &factor);
+            let (codes, errors) = gptq(&w, &grid.lattice(&scales, n), &factor);
             let bits: Vec<u64> = errors.iter().chain(&row_errors(&w, &factor)).map(|e| e.to_bits()).collect();
             (codes, bits, scales)
         })
@@ -250,7 +250,7 @@ proptest! {
         let w: Vec<f32> = normals(rows * n, seed).iter().map(|x| x * 2f32.powi(size)).collect();
         let factor = Factor::new(&hessian(samples, n, seed), &FactorOptions::default()).unwrap();
         let scales = scales(&w, n, grid, Some(factor.pivots()), true);
-        let (codes, errors) = gptq(&w, grid, &scales, &factor);
+        let (codes, errors) = gptq(&w, &grid.lattice(&scales, n), &factor);
         prop_assert!(codes.iter().all(|c| c.abs() <= grid.largest_code()));
         prop_assert!(errors.iter().all(|e| e.is_finite() && *e >= 0.0));
     }

@@ -2,7 +2,8 @@
 
 use super::{QuantizeError, Sizes};
 use crate::numeric::factor::Factor;
-use crate::numeric::ggml::{BlockMatrix, BlockType, reference};
+use crate::numeric::ggml::{BlockMatrix, BlockType, fitted, reference};
+use crate::numeric::gptq::gptq;
 
 /// How weights are rounded to blocks.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,6 +12,11 @@ pub enum BlockRounding<'a> {
     Nearest,
     /// ggml's own rounding with an importance matrix: one number per input channel, its mean square or any multiple of it.
     Importance(&'a [f32]),
+    /// Codes column by column, each correcting for the errors before it (arXiv 2210.17323), at scales set before.
+    Gptq {
+        /// Whether scales are searched by the error that GPTQ leaves; otherwise they are ggml's.
+        search: bool,
+    },
 }
 
 /// A matrix in blocks and what it cost.
@@ -29,7 +35,8 @@ pub struct QuantizedBlocks {
 /// Puts `w`, `[rows, cols]` row-major, into blocks of a type.
 ///
 /// With a factor errors are weighted by its Hessian, else they are plain squares. [`BlockRounding::Nearest`] and
-/// [`BlockRounding::Importance`] give the bytes that ggml gives, whatever their error.
+/// [`BlockRounding::Importance`] give the bytes that ggml gives, whatever their error. With [`BlockRounding::Gptq`] each row is compared with
+/// ggml's rounding, and the better one is kept. Floats have one rounding, the nearest.
 pub fn quantize_blocks(
     w: &[f32],
     (rows, cols): (usize, usize),
@@ -40,13 +47,24 @@ pub fn quantize_blocks(
     let sizes = Sizes { rows, cols };
     sizes.check(w, factor)?;
     let base = reference(w, (rows, cols), kind, None)?;
-    let nearest_error = errors(&base, w, factor)?.iter().sum();
+    let base_errors = errors(&base, w, factor)?;
+    let nearest_error = base_errors.iter().sum();
     let (matrix, error) = match how {
         BlockRounding::Nearest => (base, nearest_error),
         BlockRounding::Importance(importance) => {
             let matrix = reference(w, (rows, cols), kind, Some(importance))?;
             let error = errors(&matrix, w, factor)?.iter().sum();
             (matrix, error)
+        }
+        BlockRounding::Gptq { search } => {
+            let factor = factor.ok_or(QuantizeError::NoFactor)?;
+            let scaled = if search { fitted(w, (rows, cols), kind, factor.pivots())? } else { base.clone() };
+            let (codes, errors) = gptq(w, &scaled.lattice()?, factor);
+            let mut matrix = scaled.with_codes(&codes)?;
+            let worse: Vec<usize> = (0..rows).filter(|r| base_errors[*r] < errors[*r]).collect();
+            worse.iter().for_each(|r| matrix.copy_row(&base, *r));
+            let error = errors.iter().zip(&base_errors).map(|(a, b)| a.min(*b)).sum();
+            return Ok(QuantizedBlocks { matrix, error, nearest_error, rows_kept_nearest: worse.len() });
         }
     };
     Ok(QuantizedBlocks { matrix, error, nearest_error, rows_kept_nearest: 0 })
@@ -60,3 +78,6 @@ fn errors(matrix: &BlockMatrix, w: &[f32], factor: Option<&Factor>) -> Result<Ve
     }
     Ok(Sizes { rows: matrix.rows, cols: matrix.cols }.errors(&e, factor))
 }
+
+#[cfg(test)]
+mod tests;

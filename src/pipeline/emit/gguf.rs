@@ -8,18 +8,18 @@ use super::super::error::PipelineError;
 use super::super::export::{Origin, Plan};
 use super::super::manifest::{FileHash, GgufForm, Tool};
 use super::super::progress::{Progress, Stage, Warning};
-use crate::export::gguf::emit::{self, FileKind, FloatType, Options};
+use crate::export::gguf::emit::{self, FileKind, FloatType, Options, file_type};
 use crate::export::gguf::mquant::{MQUANT_VERSION, MquantMetadata};
 use crate::export::gguf::name::{FileName, size_label};
 use crate::export::gguf::write::write as write_file;
 use crate::export::gguf::{Blueprint, GgufOptions};
 use crate::family::inputs::gguf::{self, GgufPlan, Provenance, TensorSource};
-use crate::family::{provenance, vocabulary_keys};
+use crate::family::{Description, provenance, vocabulary_keys};
 use crate::graph::WeightSource;
 use crate::graph::ops::Rounding;
 use crate::numeric::ggml::BlockType;
-use crate::quantize::recipe::Recipe;
-use crate::quantize::{Decided, Quantized};
+use crate::quantize::recipe::{Mix, Recipe};
+use crate::quantize::{Decided, GgufGraph, Quantized};
 
 /// Roles of the token table and of the head, which may be one tensor.
 const TABLE: &str = "embedding.weight";
@@ -45,12 +45,25 @@ pub(in crate::pipeline) struct Made<'a> {
 ///
 /// # Errors
 /// [`PipelineError::NoGguf`] with the reason and what to do instead.
-pub(in crate::pipeline) fn route(plan: &Plan) -> Result<&GgufPlan, PipelineError> {
-    let description = &plan.resolved().description;
-    description.gguf.as_ref().map_err(|reason| PipelineError::NoGguf {
-        family: description.title.clone(),
-        reason: reason.clone(),
-    })
+fn route(description: &Description) -> Result<&GgufPlan, PipelineError> {
+    description
+        .gguf
+        .as_ref()
+        .map_err(|reason| PipelineError::NoGguf { family: description.title.clone(), reason: reason.clone() })
+}
+
+/// What llama.cpp's files of a model ask of quantization.
+///
+/// # Errors
+/// As [`route`].
+pub(in crate::pipeline) fn graph(description: &Description) -> Result<GgufGraph, PipelineError> {
+    let text = &route(description)?.text;
+    let of = |word: &str, roles: &[String]| roles.iter().any(|r| r.ends_with(word));
+    let fused = |t: &gguf::GgufTensor| match &t.source {
+        TensorSource::Roles(roles) => of(".attn.q.weight", roles) && of(".attn.v.weight", roles),
+        TensorSource::SinCos { .. } => false,
+    };
+    Ok(GgufGraph { fused_qkv: text.tensors.iter().any(fused), is_70b: text.is_70b })
 }
 
 impl Made<'_> {
@@ -61,8 +74,8 @@ impl Made<'_> {
         dir: &Path,
         progress: &mut dyn Progress,
     ) -> Result<(GgufForm, Vec<Warning>), PipelineError> {
-        let route = route(self.plan)?;
         let (description, files) = (&self.plan.resolved().description, self.plan.checkpoint().files());
+        let route = route(description)?;
         let provenance = provenance(description, files)?;
         let vocabulary = vocabulary_keys(description, files)?;
         let lowered = |file: &gguf::GgufFile, kind: FileKind| {
@@ -70,7 +83,7 @@ impl Made<'_> {
             let extra = self.mquant(file).metadata();
             let options = Options {
                 float: float_type(self.recipe),
-                file_type: self.recipe.file_type(),
+                file_type: file_type(encoding(self.recipe, kind)),
                 provenance: &provenance,
                 vocabulary,
                 extra: &extra,
@@ -86,7 +99,7 @@ impl Made<'_> {
         let tensors = text.tensors.len() + vision.as_ref().map_or(0, |(_, v)| v.tensors.len());
         progress.begin(Stage::Emit, tensors as u64);
         let size = size_label(self.plan.parameters());
-        let name = file_name(&provenance, &size, &self.recipe.name);
+        let name = |kind| file_name(&provenance, &size, encoding(self.recipe, kind));
         let mut written = 0;
         let mut put = |stem: &str, made: emit::Emission| -> Result<Vec<String>, PipelineError> {
             let blueprint = Blueprint { metadata: made.metadata.clone(), tensors: made.tensors.clone() };
@@ -97,9 +110,11 @@ impl Made<'_> {
             };
             write_file(dir, stem, &blueprint, options.split, &mut fill, &mut done).map(|paths| names(&paths))
         };
-        let text_files = put(&name.file_stem(), text)?;
+        let text_files = put(&name(FileKind::Text).file_stem(), text)?;
         let (projector, mmproj) = match vision {
-            Some((file, made)) => (projector_type(file), put(&name.projector_stem(), made)?),
+            Some((file, made)) => {
+                (projector_type(file), put(&name(FileKind::Vision).projector_stem(), made)?)
+            }
             None => (None, vec![]),
         };
         let architecture = route.text.architecture.clone();
@@ -111,7 +126,8 @@ impl Made<'_> {
         let family = self.plan.resolved().description.title.clone();
         let vision = route.vision.as_ref().err().cloned();
         let vision = vision.map(|reason| Warning::NoProjector { family: family.clone(), reason });
-        let limits = route.limits.iter().map(|limit| Warning::Limit { family: family.clone(), limit: limit.clone() });
+        let limits =
+            route.limits.iter().map(|limit| Warning::Limit { family: family.clone(), limit: limit.clone() });
         vision.into_iter().chain(limits).collect()
     }
 
@@ -129,7 +145,7 @@ impl Made<'_> {
             version: MQUANT_VERSION,
             tool: format!("{} {}", tool.name, tool.version),
             recipe: self.recipe.name.clone(),
-            method: self.recipe.method_name().into(),
+            method: method(self.recipe).into(),
             rotation_names: notes.iter().map(|n| n.what.clone()).collect(),
             rotation_matrices: notes.iter().map(|n| n.matrix.clone().unwrap_or_default()).collect(),
             msq_names: vec![],
@@ -141,7 +157,9 @@ impl Made<'_> {
         for tensor in &file.tensors {
             let TensorSource::Roles(roles) = &tensor.source else { continue };
             // A tensor of several roles holds linears that read one value.
-            let of = |o: &&crate::quantize::Outcome| roles.iter().any(|r| r.strip_suffix(".weight") == Some(&o.role));
+            let of = |o: &&crate::quantize::Outcome| {
+                roles.iter().any(|r| r.strip_suffix(".weight") == Some(&o.role))
+            };
             let Some(outcome) = self.quantized.outcomes.iter().find(of) else { continue };
             if let Some(Rounding::Static(scales)) = outcome.rounding {
                 said.msq_names.push(tensor.name.clone());
@@ -155,18 +173,37 @@ impl Made<'_> {
 
 /// How weights without a block type are stored: as the recipe stores linears where that is a float type, else in half precision.
 fn float_type(recipe: &Recipe) -> FloatType {
-    match recipe.components.decoder.weights.block_type() {
+    match recipe.components.decoder.weights.blocks() {
         Some(BlockType::F32) => FloatType::F32,
         Some(BlockType::Bf16) => FloatType::Bf16,
         _ => FloatType::F16,
     }
 }
 
+/// Most of a file's weights: the name of a mix or type. A projector file has no mix.
+fn encoding(recipe: &Recipe, kind: FileKind) -> &'static str {
+    let c = &recipe.components;
+    let (mix, weights) = match kind {
+        FileKind::Text => (recipe.mix, c.decoder.weights),
+        FileKind::Vision => (None, c.vision.weights),
+    };
+    mix.map_or_else(|| weights.blocks().unwrap_or(BlockType::F32).name(), Mix::name)
+}
+
+/// How weights were rounded, in metadata.
+fn method(recipe: &Recipe) -> &'static str {
+    match (&recipe.gptq, recipe.importance) {
+        (Some(_), _) => "gptq",
+        (None, true) => "importance",
+        (None, false) => "nearest",
+    }
+}
+
 /// A name that has its size already, such as `Qwen2-VL-2B-Instruct`, is left as it is.
-fn file_name<'a>(provenance: &'a Provenance, size: &'a str, recipe: &'a str) -> FileName<'a> {
+fn file_name<'a>(provenance: &'a Provenance, size: &'a str, encoding: &'a str) -> FileName<'a> {
     let base = provenance.basename.as_deref().unwrap_or(&provenance.name);
     let sized = base.split(['-', '_', ' ']).any(is_size);
-    FileName { base, size: (!sized).then_some(size), encoding: recipe, ..FileName::default() }
+    FileName { base, size: (!sized).then_some(size), encoding, ..FileName::default() }
 }
 
 /// Whether a word is a number of parameters: `2B`, `1.5b`, `300M`.
@@ -213,7 +250,8 @@ mod tests {
 
     #[test]
     fn sources_are_hashed_as_sha256sum_lists_them() {
-        let file = |name: &str, digit: &str| FileHash { name: name.into(), bytes: 1, sha256: digit.repeat(64) };
+        let file =
+            |name: &str, digit: &str| FileHash { name: name.into(), bytes: 1, sha256: digit.repeat(64) };
         let (a, b) = (file("a", "f"), file("b", "0"));
         let lines = format!("{}  a\n{}  b\n", a.sha256, b.sha256);
         let want = format!("{:x}", Sha256::digest(lines));
