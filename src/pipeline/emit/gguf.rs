@@ -171,12 +171,12 @@ impl Made<'_> {
     }
 }
 
-/// How weights without a block type are stored: as the recipe stores linears where that is a float type, else in half precision.
+/// How weights without a block type are stored: as the recipe stores linears where that is a float type, beside codes in half precision.
 fn float_type(recipe: &Recipe) -> FloatType {
     match recipe.components.decoder.weights.blocks() {
-        Some(BlockType::F32) => FloatType::F32,
+        None => FloatType::F32,
         Some(BlockType::Bf16) => FloatType::Bf16,
-        _ => FloatType::F16,
+        Some(_) => FloatType::F16,
     }
 }
 

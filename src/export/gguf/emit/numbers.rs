@@ -71,6 +71,10 @@ fn stack(info: &TensorInfo, roles: &[String], source: &dyn WeightSource) -> Resu
                 rows: t.shape().first().copied().unwrap_or(1),
                 numbers: Numbers::Floats(t.into_data()),
             },
+            // Of a float type: it may be stored in another one, and its columns may be picked.
+            WeightData::Blocks(b) if !b.kind.is_quantized() && !info.kind.is_quantized() => {
+                Stack { rows: b.rows, numbers: Numbers::Floats(b.dequantize()) }
+            }
             WeightData::Blocks(b) if b.kind == info.kind => {
                 Stack { rows: b.rows, numbers: Numbers::Blocks(b.bytes) }
             }
