@@ -1,11 +1,28 @@
 //! GGUF files (version 3): metadata and tensors in blocks of ggml, as an unmodified llama.cpp loads them.
 
+mod cursor;
 pub mod emit;
+mod error;
+mod header;
+mod layout;
+pub mod name;
+mod parse;
+pub mod read;
+mod shards;
+#[cfg(test)]
+mod tests;
+mod value;
+pub mod write;
+
+pub use error::{GgufError, Problem};
+pub use read::GgufFile;
+pub use write::Blueprint;
 
 use crate::numeric::ggml::BlockType;
 
 /// A value of the metadata.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// `uint8`.
     U8(u8),
@@ -36,7 +53,8 @@ pub enum Value {
 }
 
 /// An array of the metadata.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
 pub enum Array {
     /// `uint8`.
     U8(Vec<u8>),
