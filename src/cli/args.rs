@@ -45,7 +45,7 @@ pub struct Args {
 /// Commands besides the export.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what is in a checkpoint folder, an exported folder or an .onnx file.
+    /// Show what is in a checkpoint folder, an exported folder, an .onnx or a .gguf file.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
     /// Make the input tensors of one prompt, images and text, for programs that run the exported graphs.
@@ -150,7 +150,7 @@ pub struct ExportArgs {
 /// Flags of `inspect`.
 #[derive(Debug, ClapArgs)]
 pub struct InspectArgs {
-    /// Checkpoint folder, exported folder or .onnx file.
+    /// Checkpoint folder, exported folder, .onnx or .gguf file.
     #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub path: PathBuf,
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::checkpoint::CheckpointError;
+use crate::export::gguf::GgufError;
 use crate::export::onnx::{FormError, OnnxError};
 use crate::family::FamilyError;
 use crate::pipeline::PipelineError;
@@ -49,9 +50,12 @@ pub enum CliError {
     /// An ONNX file that was to be shown.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    /// A GGUF file that was to be shown.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// `inspect` does not know this kind of thing.
     #[error(
-        "{path}: {found}; a checkpoint folder, an exported folder or an .onnx file is expected{hint}",
+        "{path}: {found}; a checkpoint folder, an exported folder, an .onnx or a .gguf file is expected{hint}",
         path = .path.display()
     )]
     NotInspectable {

@@ -46,7 +46,12 @@ fn listed(file: &Emission, bytes: impl Fn(usize) -> Vec<u8>) -> BTreeMap<String,
         file.metadata.iter().map(|(key, value)| (key.clone(), value_of(value))).collect();
     for (i, tensor) in file.tensors.iter().enumerate() {
         let bytes = bytes(i);
-        assert_eq!(bytes.len(), tensor.kind.size_of(tensor.dims.iter().product::<u64>() as usize), "{}", tensor.name);
+        assert_eq!(
+            bytes.len(),
+            tensor.kind.size_of(tensor.dims.iter().product::<u64>() as usize),
+            "{}",
+            tensor.name
+        );
         let hash = format!("{:x}", Sha256::digest(&bytes));
         let kind = tensor.kind.name().to_uppercase();
         assert!(all.insert(tensor.name.clone(), json!([kind, tensor.dims, hash])).is_none());
@@ -65,9 +70,11 @@ fn value_of(value: &Value) -> Json {
             let values = x.iter().map(|v| json!(f64::from(*v))).collect();
             array("FLOAT32", values, x.iter().flat_map(|v| v.to_le_bytes()).collect())
         }
-        Value::Array(Array::I32(x)) => {
-            array("INT32", x.iter().map(|v| json!(v)).collect(), x.iter().flat_map(|v| v.to_le_bytes()).collect())
-        }
+        Value::Array(Array::I32(x)) => array(
+            "INT32",
+            x.iter().map(|v| json!(v)).collect(),
+            x.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        ),
         Value::Array(Array::String(x)) => {
             let stored = x.iter().flat_map(|v| [&(v.len() as u64).to_le_bytes()[..], v.as_bytes()].concat());
             array("STRING", x.iter().map(|v| json!(v)).collect(), stored.collect())
@@ -226,7 +233,12 @@ fn lowered(model: &Model, plan: &GgufFile, kind: FileKind) -> Result<Emission, E
     let tied_head = model.spec.decoder.tied_head;
     let provenance = Provenance::default();
     let (float, extra, vocabulary) = (FloatType::F32, &[][..], &[][..]);
-    lower(model, plan, kind, &Options { float, file_type: 0, provenance: &provenance, vocabulary, extra, tied_head })
+    lower(
+        model,
+        plan,
+        kind,
+        &Options { float, file_type: 0, provenance: &provenance, vocabulary, extra, tied_head },
+    )
 }
 
 #[test]
@@ -282,7 +294,8 @@ fn gains_behind_linears_may_be_folded_and_new_biases_may_not() {
     let resolved = open("minicpm_v_2_6").1;
     let model = fold_norms(resolved.model.clone(), &mut Rewrites::default()).unwrap();
     let e = refusal(&model, plan(&resolved, FileKind::Vision), FileKind::Vision);
-    assert!(e.contains("llama.cpp has no place for 1 part") && e.contains("projector.kv.bias"), "{e}");
+    assert!(e.contains("llama.cpp has no place for 2 part"), "{e}");
+    assert!(e.contains("projector.kv.bias [256]") && e.contains("projector.out.bias [256]"), "{e}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod docs;
 mod families;
 mod forms;
 mod generate;
+mod gguf_file;
 mod gguf_routes;
 mod goldens;
 mod layouts;

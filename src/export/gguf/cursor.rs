@@ -8,7 +8,7 @@ use super::value::Scalar;
 use crate::positioned::PositionedFile;
 
 /// Longest header that is read, in bytes. Known ones have up to 20 MB: a vocabulary of 262,000 tokens with scores, types and merges.
-pub const MAX_HEADER: u64 = 256_000_000;
+pub const MAX_HEADER: u64 = 100_000_000;
 /// Bytes read at a time.
 const CHUNK: u64 = 1 << 16;
 

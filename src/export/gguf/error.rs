@@ -51,12 +51,12 @@ pub enum GgufError {
         source: io::Error,
     },
     /// What is to be written is not what a GGUF file can hold.
-    #[error("{stem}.gguf cannot be written{}", List(.problems))]
+    #[error("{stem}.gguf cannot be written{}", .problems)]
     Blueprint {
         /// Name of the file without its ending.
         stem: String,
         /// Everything that is wrong; never empty.
-        problems: Vec<Problem>,
+        problems: Problems,
     },
     /// A tensor was given in another number of bytes than its sizes and type take.
     #[error("tensor {tensor:?}: {expected} bytes are declared, {found} were given")]
@@ -77,12 +77,12 @@ pub enum GgufError {
         source: io::Error,
     },
     /// A file is no GGUF file, or a damaged one.
-    #[error("{}: not a usable GGUF file{}", .path.display(), List(.problems))]
+    #[error("{}: not a usable GGUF file{}", .path.display(), .problems)]
     Invalid {
         /// The file, of several shards the one that is wrong.
         path: PathBuf,
         /// Everything that is wrong; never empty.
-        problems: Vec<Problem>,
+        problems: Problems,
     },
     /// A tensor that the file does not have was asked for.
     #[error("{}: no tensor is named {tensor:?}; `inspect --json` lists those there are", .path.display())]
@@ -111,17 +111,64 @@ impl GgufError {
     }
 }
 
-/// Problems as the end of a message: one on the same line, several as a list.
-struct List<'a>(&'a [Problem]);
+/// Problems, of which the first are kept: memory must not grow with what is wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    first: Vec<Problem>,
+    count: usize,
+}
 
-impl fmt::Display for List<'_> {
+impl Problems {
+    /// Adds one.
+    pub(super) fn push(&mut self, problem: Problem) {
+        self.count += 1;
+        if self.first.len() < LISTED {
+            self.first.push(problem);
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The first of them.
+    pub fn first(&self) -> &[Problem] {
+        &self.first
+    }
+
+    /// `value` if there are none.
+    pub(super) fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.is_empty() { Ok(value) } else { Err(self) }
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self { first: vec![problem], count: 1 }
+    }
+}
+
+impl Extend<Problem> for Problems {
+    fn extend<I: IntoIterator<Item = Problem>>(&mut self, problems: I) {
+        problems.into_iter().for_each(|p| self.push(p));
+    }
+}
+
+/// The end of a message: one problem on the same line, several as a list.
+impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [problem] = self.0 {
+        if let ([problem], 1) = (self.first.as_slice(), self.count) {
             return write!(f, ": {problem}");
         }
-        write!(f, ", {} problems:", self.0.len())?;
-        self.0.iter().take(LISTED).try_for_each(|p| write!(f, "\n  - {p}"))?;
-        match self.0.len().saturating_sub(LISTED) {
+        write!(f, ", {} problems:", self.count)?;
+        self.first.iter().try_for_each(|p| write!(f, "\n  - {p}"))?;
+        match self.count - self.first.len() {
             0 => Ok(()),
             more => write!(f, "\n  - and {more} more"),
         }

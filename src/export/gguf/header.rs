@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::cursor::{Cursor, Stop};
-use super::error::Problem;
+use super::error::{Problem, Problems};
 use super::parse::{self, Raw};
 use super::{Metadata, TensorInfo, layout};
 use crate::positioned::PositionedFile;
@@ -36,7 +36,7 @@ pub enum Refused {
     /// The system refused to read.
     Io(std::io::Error),
     /// Everything that is wrong, at least one.
-    Damaged(Vec<Problem>),
+    Damaged(Problems),
 }
 
 /// Reads and checks the header of a file of `length` bytes. Memory is bounded by the length of the header.
@@ -46,7 +46,7 @@ pub enum Refused {
 pub fn read(file: &PositionedFile, length: u64) -> Result<Header, Refused> {
     let raw = parse::parse(&mut Cursor::new(file, length)).map_err(|stop| match stop {
         Stop::Io(e) => Refused::Io(e),
-        Stop::Damaged(problem) => Refused::Damaged(vec![problem]),
+        Stop::Damaged(problem) => Refused::Damaged(problem.into()),
     })?;
     let Raw { version, metadata, tensors, mut problems, length: header } = raw;
     let mut keys = HashSet::new();
@@ -66,7 +66,7 @@ pub fn read(file: &PositionedFile, length: u64) -> Result<Header, Refused> {
         }
     }
     problems.extend(repeated_names(&placed));
-    problems.extend(overlaps(&placed));
+    overlaps(&placed, &mut problems);
     match start {
         Some((alignment, _)) if problems.is_empty() => {
             Ok(Header { version, alignment, metadata, tensors: placed })
@@ -102,17 +102,16 @@ fn place(
     }
 }
 
-fn repeated_names(tensors: &[Placed]) -> Vec<Problem> {
+fn repeated_names(tensors: &[Placed]) -> impl Iterator<Item = Problem> {
     let mut names = HashSet::new();
-    let repeated = tensors.iter().filter(|t| !names.insert(t.info.name.as_str()));
-    repeated.map(|t| Problem::tensor(&t.info.name, "the name occurs twice")).collect()
+    let repeated = tensors.iter().filter(move |t| !names.insert(t.info.name.as_str()));
+    repeated.map(|t| Problem::tensor(&t.info.name, "the name occurs twice"))
 }
 
 /// Tensors that begin before an earlier one ends.
-fn overlaps(tensors: &[Placed]) -> Vec<Problem> {
+fn overlaps(tensors: &[Placed], problems: &mut Problems) {
     let mut order: Vec<&Placed> = tensors.iter().collect();
     order.sort_by_key(|t| t.begin);
-    let mut problems = Vec::new();
     // The earlier tensor that reaches furthest: a long one may cover several.
     let mut furthest: Option<&Placed> = None;
     for tensor in order {
@@ -124,5 +123,4 @@ fn overlaps(tensors: &[Placed]) -> Vec<Problem> {
             furthest = Some(tensor);
         }
     }
-    problems
 }

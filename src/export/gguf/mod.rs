@@ -14,8 +14,9 @@ mod tests;
 mod value;
 pub mod write;
 
-pub use error::{GgufError, Problem};
+pub use error::{GgufError, Problem, Problems};
 pub use read::GgufFile;
+pub use shards::is_later_shard;
 pub use write::Blueprint;
 
 use crate::numeric::ggml::BlockType;

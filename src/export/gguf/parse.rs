@@ -1,7 +1,7 @@
 //! The header of one file from bytes: version, metadata, tensors as written. What depends on more than one entry is checked in `header`.
 
 use super::cursor::{Cursor, Stop};
-use super::error::Problem;
+use super::error::{Problem, Problems};
 use super::layout::{self, MAGIC, MAX_DIMS, VERSION};
 use super::value::{Scalar, ValueType};
 use super::{Array, Metadata, TensorInfo, Value};
@@ -30,7 +30,7 @@ pub struct Raw {
     /// Tensors of known types.
     pub tensors: Vec<Located>,
     /// What is wrong with single tensors.
-    pub problems: Vec<Problem>,
+    pub problems: Problems,
     /// Bytes of the header without padding.
     pub length: u64,
 }
@@ -45,11 +45,12 @@ pub fn parse(cursor: &mut Cursor<'_>) -> Result<Raw, Stop> {
     let entries: u64 = cursor.scalar("number of keys")?;
     count("number of keys", entries, LEAST_ENTRY, cursor)?;
     count("number of tensors", tensors, LEAST_TENSOR, cursor)?;
-    let mut raw = Raw { version, metadata: vec![], tensors: vec![], problems: vec![], length: 0 };
+    let mut raw =
+        Raw { version, metadata: vec![], tensors: vec![], problems: Problems::default(), length: 0 };
     for i in 0..entries {
         let key = cursor.text(&format!("key {i} (from 0)"))?;
         if key.is_empty() {
-            raw.problems.push(Problem::new(format!("key {i} (from 0)"), "the key is empty"));
+            return Err(Problem::new(format!("key {i} (from 0)"), "the key is empty").into());
         }
         let value = value(cursor, &key)?;
         raw.metadata.push((key, value));

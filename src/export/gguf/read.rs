@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{GgufError, Problem};
+use super::error::{GgufError, Problem, Problems};
 use super::header::{self, Header, Placed, Refused};
 use super::layout::find;
 use super::shards::{self, COUNT_KEY, Split};
@@ -41,14 +41,15 @@ pub struct GgufFile {
 
 impl GgufFile {
     /// Opens a file; of a model in several, `path` is the first, and the others lie beside it. Memory is bounded by the headers, a few times their
-    /// length and each at most 256 MB.
+    /// length and each at most 100 MB.
     ///
     /// # Errors
     /// [`GgufError::Read`] when a file cannot be read, [`GgufError::Invalid`] with all problems that can be told apart: damaged headers, tensors outside the
     /// file, shards that are missing or disagree.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let (file, first) = open(path)?;
-        let invalid = |problem| GgufError::Invalid { path: path.to_path_buf(), problems: vec![problem] };
+        let invalid =
+            |problem: Problem| GgufError::Invalid { path: path.to_path_buf(), problems: problem.into() };
         let split = Split::of(&first.metadata).map_err(invalid)?;
         let mut model = Self {
             version: first.version,
@@ -77,7 +78,7 @@ impl GgufFile {
     /// Adds the tensors of one file.
     fn add(&mut self, path: PathBuf, file: PositionedFile, tensors: Vec<Placed>) -> Result<(), GgufError> {
         let shard = self.files.len();
-        let mut problems = Vec::new();
+        let mut problems = Problems::default();
         for Placed { info, begin, bytes } in tensors {
             if self.by_name.insert(info.name.clone(), self.tensors.len()).is_some() {
                 problems.push(Problem::tensor(&info.name, "an earlier shard has a tensor of this name"));
@@ -191,7 +192,7 @@ fn open(path: &Path) -> Result<(PositionedFile, Header), GgufError> {
 
 /// Paths of the second and later shards, all of which are there.
 fn others(path: &Path, split: Split) -> Result<Vec<PathBuf>, GgufError> {
-    let invalid = |problems| Err(GgufError::Invalid { path: path.to_path_buf(), problems });
+    let invalid = |problems: Problems| Err(GgufError::Invalid { path: path.to_path_buf(), problems });
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Split { number, count, .. } = split;
     let Some(stem) = shards::stem(&name, number, count) else {
@@ -200,7 +201,7 @@ fn others(path: &Path, split: Split) -> Result<Vec<PathBuf>, GgufError> {
             "{name:?} says shard {} of {count} inside, whose name is expected to be {expected:?}",
             u32::from(number) + 1
         );
-        return invalid(vec![Problem::new("file name", what)]);
+        return invalid(Problem::new("file name", what).into());
     };
     if number != 0 {
         let what = format!(
@@ -208,22 +209,22 @@ fn others(path: &Path, split: Split) -> Result<Vec<PathBuf>, GgufError> {
             u32::from(number) + 1,
             shards::file_name(stem, 0, count)
         );
-        return invalid(vec![Problem::key(shards::NUMBER_KEY, what)]);
+        return invalid(Problem::key(shards::NUMBER_KEY, what).into());
     }
     let names: Vec<String> = (1..count).map(|n| shards::file_name(stem, n, count)).collect();
     let paths: Vec<PathBuf> = names.iter().map(|name| path.with_file_name(name)).collect();
     let missing = names.iter().zip(&paths).filter(|(_, path)| !path.is_file());
-    let missing: Vec<Problem> =
-        missing.map(|(name, _)| Problem::new(format!("shard {name:?}"), "is missing beside it")).collect();
-    if missing.is_empty() { Ok(paths) } else { invalid(missing) }
+    let mut problems = Problems::default();
+    problems.extend(missing.map(|(name, _)| Problem::new(format!("shard {name:?}"), "is missing beside it")));
+    problems.or(paths).or_else(invalid)
 }
 
 /// A later shard says of itself what the first one and its name say.
 fn agrees(path: &Path, metadata: &Metadata, expected: Split) -> Result<(), GgufError> {
-    let invalid = |problems| GgufError::Invalid { path: path.to_path_buf(), problems };
-    let found = Split::of(metadata).map_err(|p| invalid(vec![p]))?.ok_or_else(|| {
+    let invalid = |problems: Problems| GgufError::Invalid { path: path.to_path_buf(), problems };
+    let found = Split::of(metadata).map_err(|p| invalid(p.into()))?.ok_or_else(|| {
         let what = format!("missing or 1; the first shard says {}", expected.count);
-        invalid(vec![Problem::key(COUNT_KEY, what)])
+        invalid(Problem::key(COUNT_KEY, what).into())
     })?;
     let pairs = [
         (shards::NUMBER_KEY, i64::from(expected.number), i64::from(found.number)),
@@ -231,8 +232,9 @@ fn agrees(path: &Path, metadata: &Metadata, expected: Split) -> Result<(), GgufE
         (shards::TENSORS_KEY, i64::from(expected.tensors), i64::from(found.tensors)),
     ];
     let differing = pairs.into_iter().filter(|(_, expected, found)| expected != found);
-    let problems: Vec<Problem> = differing
-        .map(|(key, expected, found)| Problem::key(key, format!("{expected} is expected, found {found}")))
-        .collect();
-    if problems.is_empty() { Ok(()) } else { Err(invalid(problems)) }
+    let mut problems = Problems::default();
+    let differs =
+        |(key, expected, found)| Problem::key(key, format!("{expected} is expected, found {found}"));
+    problems.extend(differing.map(differs));
+    problems.or(()).map_err(invalid)
 }

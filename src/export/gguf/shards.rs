@@ -79,6 +79,15 @@ pub fn stem(name: &str, number: u16, count: u16) -> Option<&str> {
     name.strip_suffix(&suffix(number, count)).filter(|stem| !stem.is_empty())
 }
 
+/// Whether the name of a file is that of the second or a later shard: the first opens them all.
+pub fn is_later_shard(name: &str) -> bool {
+    let numbers = name.strip_suffix(".gguf").and_then(|rest| {
+        let (rest, count) = rest.rsplit_once("-of-")?;
+        Some((rest.rsplit_once('-')?.1.parse::<u16>().ok()?, count.parse::<u16>().ok()?))
+    });
+    numbers.is_some_and(|(number, count)| number > 1 && number <= count)
+}
+
 /// Which tensors go into which file: in order, as many as have at most `limit` bytes together, padding included. A larger one has a file of its own.
 pub fn plan(sizes: &[u64], alignment: u64, limit: Option<u64>) -> Vec<Range<usize>> {
     let limit = limit.unwrap_or(u64::MAX);
@@ -118,6 +127,14 @@ mod tests {
         assert_eq!(file_name("m-F16", 0, 12), "m-F16-00001-of-00012.gguf");
         assert_eq!(stem("m-F16-00001-of-00012.gguf", 0, 12), Some("m-F16"));
         assert_eq!(stem("m-F16-00002-of-00012.gguf", 0, 12), None);
+        let later = [
+            "m-00001-of-00012.gguf",
+            "m-00002-of-00012.gguf",
+            "m.gguf",
+            "a-2-of-b.gguf",
+            "m-00002-of-00012.bin",
+        ];
+        assert_eq!(later.map(is_later_shard), [false, true, false, false, false]);
         assert_eq!(stem("-00001-of-00012.gguf", 0, 12), None);
         assert_eq!(file_name("m", u16::MAX - 1, u16::MAX), "m-65535-of-65535.gguf");
     }

@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::error::{GgufError, Problem};
+use super::error::{GgufError, Problem, Problems};
 use super::layout::{self, ALIGNMENT_KEY, MAGIC, VERSION};
 use super::shards::{self, Split};
 use super::value::{Scalar, put_text};
@@ -80,7 +80,7 @@ pub fn write<E: From<GgufError>>(
     Ok(paths)
 }
 
-fn check(stem: &str, blueprint: &Blueprint, split: Option<u64>) -> Result<Checked, Vec<Problem>> {
+fn check(stem: &str, blueprint: &Blueprint, split: Option<u64>) -> Result<Checked, Problems> {
     let mut problems = check_keys(&blueprint.metadata);
     if stem.is_empty() || stem.contains(['/', '\\', '\0']) {
         problems.push(Problem::new("file name", format!("{stem:?} is not the name of a file in a folder")));
@@ -116,11 +116,11 @@ fn check(stem: &str, blueprint: &Blueprint, split: Option<u64>) -> Result<Checke
         let what = format!("there are {}, {} can be counted", blueprint.tensors.len(), i32::MAX);
         problems.push(Problem::new("tensors", what));
     }
-    if problems.is_empty() { Ok(Checked { sizes, alignment, shards }) } else { Err(problems) }
+    problems.or(Checked { sizes, alignment, shards })
 }
 
-fn check_keys(metadata: &Metadata) -> Vec<Problem> {
-    let (mut problems, mut seen) = (Vec::new(), HashSet::new());
+fn check_keys(metadata: &Metadata) -> Problems {
+    let (mut problems, mut seen) = (Problems::default(), HashSet::new());
     for (key, _) in metadata {
         if !seen.insert(key.as_str()) {
             problems.push(Problem::key(key, "occurs twice"));

@@ -48,7 +48,8 @@ fn ranks_become_one_merge_for_each_token_of_several_bytes() {
     };
     let v = of_tokenizers("glm_4v", &format, 600);
     assert_eq!((v.model, v.pre), ("gpt2", "chatglm-bpe"));
-    let several = |(token, kind): &(&String, &TokenType)| **kind == TokenType::Normal && token.chars().count() > 1;
+    let several =
+        |(token, kind): &(&String, &TokenType)| **kind == TokenType::Normal && token.chars().count() > 1;
     let several: Vec<&String> = v.tokens.iter().zip(&v.types).filter(several).map(|(t, _)| t).collect();
     let joined: Vec<String> = v.merges.iter().map(|m| m.replace(' ', "")).collect();
     assert!(!several.is_empty() && joined.iter().eq(several));
@@ -88,6 +89,7 @@ fn kinds_that_llama_cpp_has_no_name_for_are_refused_with_the_known_ones() {
     assert!(e.contains("its normalizer is Lowercase") && e.contains("NFC"), "{e}");
     let e = refused(&|j| j["model"]["byte_fallback"] = json!(true));
     assert!(e.contains("its model is BPE with byte fallback"), "{e}");
-    let plain = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    let plain =
+        json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
     assert_eq!(changed(|j| j["pre_tokenizer"] = plain.clone(), 360).unwrap().pre, "gpt-2");
 }
