@@ -116,11 +116,11 @@ fn tensors(defs: &[GgufTensorDef], v: &Values<'_>, at: &str) -> Vec<GgufTensor> 
     for run in defs.chunk_by(|a, b| count(a) == count(b)) {
         match run.first().and_then(count) {
             None => all.extend(run.iter().filter_map(|d| tensor(d, "", v, &at))),
-            Some(n) => all.extend(
-                (0..n)
-                    .flat_map(|i| run.iter().filter_map(move |d| Some((d, i))))
-                    .filter_map(|(d, i)| tensor(d, &i.to_string(), v, &at)),
-            ),
+            Some(n) => {
+                for i in 0..n {
+                    all.extend(run.iter().filter_map(|d| tensor(d, &i.to_string(), v, &at)));
+                }
+            }
         }
     }
     all

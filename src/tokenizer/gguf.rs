@@ -154,7 +154,7 @@ impl Tokenizer {
         for id in 0..rows {
             let piece = model.pieces.get(id);
             let (text, kind, score) = match (added.tokens.get(&(id as u64)), piece) {
-                (Some(&(text, special)), _) if !own(piece, text) => {
+                (Some(&(text, special)), _) => {
                     let kind = if special { TokenType::Control } else { TokenType::UserDefined };
                     (text.to_owned(), kind, ADDED_SCORE)
                 }
@@ -212,12 +212,6 @@ impl<'a> Added<'a> {
 /// Stands for an id without a token.
 fn padding(id: usize) -> String {
     format!("[PAD{id}]")
-}
-
-/// Whether an added token only repeats what the model says of a control or user defined piece.
-fn own(piece: Option<&sentencepiece::proto::Piece>, text: &str) -> bool {
-    let kinds = [piece_type::CONTROL, piece_type::USER_DEFINED];
-    piece.is_some_and(|p| p.piece() == text && kinds.contains(&p.kind()))
 }
 
 /// Text of a piece; llama.cpp takes U+0000 for an empty text and would warn.

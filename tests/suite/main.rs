@@ -18,6 +18,7 @@ mod generate;
 mod ggml;
 mod gguf_file;
 mod gguf_reference;
+mod gguf_routes;
 mod goldens;
 mod layouts;
 mod llama;

@@ -5,8 +5,6 @@ mod account;
 mod error;
 mod metadata;
 mod numbers;
-#[cfg(test)]
-mod tests;
 
 pub use error::EmitError;
 

