@@ -125,7 +125,18 @@ pub fn sound() -> Vec<Case> {
 
 /// Every malformed file.
 pub fn cases() -> Vec<Case> {
-    [beginnings(), keys(), tensors(), places(), shards()].into_iter().flatten().collect()
+    let groups = [
+        beginnings(),
+        keys(),
+        values(),
+        alignments(),
+        tensors(),
+        places(),
+        shard_names(),
+        later_shards(),
+        first_shards(),
+    ];
+    groups.into_iter().flatten().collect()
 }
 
 fn beginnings() -> Vec<Case> {
@@ -151,7 +162,6 @@ fn beginnings() -> Vec<Case> {
 
 fn keys() -> Vec<Case> {
     let long = (1u64 << 50).to_le_bytes();
-    let aligned = |kind: u32, value: &[u8]| with_key(entry("general.alignment", kind, value));
     let twice = file(3, &[architecture(), architecture()], &[], 0);
     vec![
         one("duplicate_key", twice, &["key \"general.architecture\": occurs twice"]),
@@ -172,6 +182,11 @@ fn keys() -> Vec<Case> {
             &["key \"k\"", "1125899906842624 bytes is longer"],
         ),
         one("text_not_utf8", with_key(entry("k", STRING, text(b"\xc3"))), &["key \"k\"", "not UTF-8"]),
+    ]
+}
+
+fn values() -> Vec<Case> {
+    vec![
         one(
             "array_longer_than_file",
             with_key(entry("k", ARRAY, array(U32, 1 << 40, []))),
@@ -203,6 +218,12 @@ fn keys() -> Vec<Case> {
             &["key \"k\": there is no type 99"],
         ),
         one("bool_of_two", with_key(entry("k", BOOL, [2])), &["key \"k\"", "0 or 1, found 2"]),
+    ]
+}
+
+fn alignments() -> Vec<Case> {
+    let aligned = |kind: u32, value: &[u8]| with_key(entry("general.alignment", kind, value));
+    vec![
         one(
             "alignment_not_a_power",
             aligned(U32, &48u32.to_le_bytes()),
@@ -318,78 +339,54 @@ fn pair(name: &'static str, first: Vec<u8>, second: Option<Vec<u8>>, expect: &[&
     Case { name, files: files.collect(), expect: expect.to_vec() }
 }
 
-fn shards() -> Vec<Case> {
-    let (first, second) = (shard(&split(0, 2, 2), "a"), shard(&split(1, 2, 2), "b"));
-    let later = |keys: &[Vec<u8>]| Some(shard(keys, "b"));
-    let of_first = |keys: &[Vec<u8>]| shard(keys, "a");
-    let second_name = "m-00002-of-00002.gguf";
-    let mut renamed = pair(
-        "shard_renamed",
-        first.clone(),
-        Some(second.clone()),
-        &["\"model.gguf\" says shard 1 of 2 inside"],
-    );
+const SECOND: &str = "m-00002-of-00002.gguf";
+
+fn first() -> Vec<u8> {
+    shard(&split(0, 2, 2), "a")
+}
+
+fn second() -> Option<Vec<u8>> {
+    Some(shard(&split(1, 2, 2), "b"))
+}
+
+fn shard_names() -> Vec<Case> {
+    let expect = ["\"model.gguf\" says shard 1 of 2 inside"];
+    let mut renamed = pair("shard_renamed", first(), second(), &expect);
     renamed.files[0].0 = "model.gguf".into();
-    let mut later_first = pair(
-        "shard_later",
-        second.clone(),
-        None,
-        &["\"split.no\": shard 2 of 2; pass the first, \"m-00001-of-00002.gguf\""],
-    );
-    later_first.files[0].0 = second_name.into();
+    let expect = ["\"split.no\": shard 2 of 2; pass the first, \"m-00001-of-00002.gguf\""];
+    let mut later = pair("shard_later", shard(&split(1, 2, 2), "b"), None, &expect);
+    later.files[0].0 = SECOND.into();
+    let missing = pair("shard_missing", first(), None, &["shard \"m-00002-of-00002.gguf\": is missing"]);
+    vec![renamed, later, missing]
+}
+
+/// The second shard is wrong.
+fn later_shards() -> Vec<Case> {
+    let case = |name, bytes, expect| pair(name, first(), Some(bytes), &[SECOND, expect]);
+    let keyed =
+        |name, number, count, tensors, expect| case(name, shard(&split(number, count, tensors), "b"), expect);
     vec![
-        renamed,
-        later_first,
-        pair("shard_missing", first.clone(), None, &["shard \"m-00002-of-00002.gguf\": is missing"]),
-        pair("shard_damaged", first.clone(), Some(b"GGUF".to_vec()), &[second_name, "at least 24 bytes"]),
-        pair(
-            "shard_number_wrong",
-            first.clone(),
-            later(&split(0, 2, 2)),
-            &[second_name, "\"split.no\": 1 is expected, found 0"],
-        ),
-        pair(
-            "shard_count_differs",
-            first.clone(),
-            later(&split(1, 3, 2)),
-            &[second_name, "\"split.count\": 2 is expected, found 3"],
-        ),
-        pair(
-            "shard_tensors_differ",
-            first.clone(),
-            later(&split(1, 2, 9)),
-            &[second_name, "\"split.tensors.count\": 2 is expected, found 9"],
-        ),
-        pair("shard_without_keys", first.clone(), later(&[]), &[second_name, "\"split.count\": missing"]),
-        pair(
-            "shard_without_number",
-            of_first(&split(0, 2, 2)[1..]),
-            Some(second.clone()),
-            &["\"split.no\": missing"],
-        ),
-        pair(
-            "shard_number_out_of_range",
-            of_first(&split(2, 2, 2)),
-            Some(second.clone()),
-            &["\"split.no\": 2 is out of range"],
-        ),
-        pair(
-            "shard_count_type",
-            of_first(&[entry("split.count", U32, 2u32.to_le_bytes())]),
-            Some(second),
-            &["\"split.count\"", "uint16 is expected, found uint32"],
-        ),
-        pair(
-            "shard_tensor_missing",
-            of_first(&split(0, 2, 3)),
-            later(&split(1, 2, 3)),
-            &["\"split.tensors.count\": 3, the shards have 2"],
-        ),
-        pair(
-            "shard_tensor_twice",
-            first,
-            Some(shard(&split(1, 2, 2), "a")),
-            &[second_name, "tensor \"a\": an earlier shard"],
-        ),
+        case("shard_damaged", b"GGUF".to_vec(), "at least 24 bytes"),
+        keyed("shard_number_wrong", 0, 2, 2, "\"split.no\": 1 is expected, found 0"),
+        keyed("shard_count_differs", 1, 3, 2, "\"split.count\": 2 is expected, found 3"),
+        keyed("shard_tensors_differ", 1, 2, 9, "\"split.tensors.count\": 2 is expected, found 9"),
+        case("shard_without_keys", shard(&[], "b"), "\"split.count\": missing"),
+        case("shard_tensor_twice", shard(&split(1, 2, 2), "a"), "tensor \"a\": an earlier shard"),
+    ]
+}
+
+/// The first shard is wrong.
+fn first_shards() -> Vec<Case> {
+    let case =
+        |name, keys: &[Vec<u8>], expect: &[&'static str]| pair(name, shard(keys, "a"), second(), expect);
+    let wrong_type = [entry("split.count", U32, 2u32.to_le_bytes())];
+    let count = ["\"split.count\"", "uint16 is expected, found uint32"];
+    let both = (split(0, 2, 3), Some(shard(&split(1, 2, 3), "b")));
+    let lacking = ["\"split.tensors.count\": 3, the shards have 2"];
+    vec![
+        case("shard_without_number", &split(0, 2, 2)[1..], &["\"split.no\": missing"]),
+        case("shard_number_out_of_range", &split(2, 2, 2), &["\"split.no\": 2 is out of range"]),
+        case("shard_count_type", &wrong_type, &count),
+        pair("shard_tensor_missing", shard(&both.0, "a"), both.1, &lacking),
     ]
 }

@@ -258,7 +258,15 @@ fn the_gguf_rs_crate_reads_what_we_write() {
             let key = entry["key"].as_str().unwrap();
             assert_eq!(found["metadata"][key], entry["value"], "{key}");
         }
-        assert_eq!(found["tensors"], expected["tensors"]);
+        let (found, mut expected) = (found["tensors"].as_array().unwrap(), expected["tensors"].clone());
+        for (found, expected) in found.iter().zip(expected.as_array_mut().unwrap()) {
+            // gguf-rs 0.1.8 knows bf16 and counts no bytes for it.
+            if expected["type"] == BlockType::Bf16.id() {
+                expected["bytes"] = "".into();
+            }
+            assert_eq!(found, expected);
+        }
+        assert_eq!(found.len(), expected.as_array().unwrap().len());
     }
 }
 

@@ -242,7 +242,7 @@ mod tests {
         };
         let fill =
             &mut |i: usize| Ok::<_, GgufError>(vec![0; blueprint.tensors[i].bytes().unwrap() as usize]);
-        let paths = write::write(dir.path(), "m", &blueprint, Some(80), fill, &mut |_| {}).unwrap();
+        let paths = write::write(dir.path(), "m", &blueprint, Some(128), fill, &mut |_| {}).unwrap();
         let seen = inspect(&paths[0]).unwrap();
         assert_eq!(seen.files, ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"]);
         let types: Vec<_> = seen.types.iter().map(|t| (t.kind, t.tensors, t.values, t.bytes)).collect();
