@@ -4,9 +4,8 @@
 use super::recipe::{Activations, Precision, Weights};
 use crate::calibrate::observe::{ChannelMax, ChannelRange};
 use crate::numeric::Tensor;
-use crate::numeric::ggml::BlockType;
+use crate::numeric::ggml::{BlockType, reference};
 use crate::numeric::grid::Grid;
-use super::stand_in::{BlockRounding, quantize_blocks};
 
 /// Codes from zero to the largest of an activation.
 const LEVELS: f64 = 127.0;
@@ -39,10 +38,10 @@ pub fn expected_error(weight: &Tensor<f32>, range: &ChannelRange, precision: Pre
 /// of whole blocks or not finite.
 pub(super) fn block_error(weight: &Tensor<f32>, energy: &[f64], kind: BlockType) -> f64 {
     let shape = (weight.rows(), weight.cols());
-    let Ok(rounded) = quantize_blocks(weight.data(), shape, kind, BlockRounding::Nearest, None) else {
+    let Ok(rounded) = reference(weight.data(), shape, kind, None) else {
         return f64::INFINITY;
     };
-    let values = rounded.matrix.dequantize();
+    let values = rounded.dequantize();
     let cols = weight.cols().max(1);
     let rows = weight.data().chunks_exact(cols).zip(values.chunks_exact(cols));
     let error = |(w, q): (&[f32], &[f32])| {

@@ -14,7 +14,6 @@ pub mod recipe;
 mod remedy;
 mod rotation;
 mod samples;
-mod stand_in;
 pub mod spill;
 mod target;
 mod weights;
