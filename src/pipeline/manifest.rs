@@ -264,6 +264,9 @@ pub(super) fn linears(
 ) -> Vec<QuantizedLinear> {
     let cols: BTreeMap<&str, usize> = plan.linears.iter().map(|l| (l.role.as_str(), l.input)).collect();
     let form = |o: &Outcome| {
+        if o.precision.weights.blocks().is_some() {
+            return onnx.map(OnnxOptions::block_form);
+        }
         let grid = o.precision.weights.grid()?;
         let cols = cols.get(o.role.as_str()).copied().unwrap_or(0);
         onnx?.linear_form(grid, cols, o.rounding.is_some()).ok()

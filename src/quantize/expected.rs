@@ -2,10 +2,9 @@
 //! It ranks what may be done to a linear; what was really measured is in its [`Outcome`](super::Outcome).
 
 use super::recipe::{Activations, Precision, Weights};
-use super::stand_in::{BlockRounding, quantize_blocks};
 use crate::calibrate::observe::{ChannelMax, ChannelRange};
 use crate::numeric::Tensor;
-use crate::numeric::ggml::BlockType;
+use crate::numeric::ggml::{BlockType, reference};
 use crate::numeric::grid::Grid;
 
 /// Codes from zero to the largest of an activation.
@@ -39,10 +38,10 @@ pub fn expected_error(weight: &Tensor<f32>, range: &ChannelRange, precision: Pre
 /// of whole blocks or not finite.
 pub(super) fn block_error(weight: &Tensor<f32>, energy: &[f64], kind: BlockType) -> f64 {
     let shape = (weight.rows(), weight.cols());
-    let Ok(rounded) = quantize_blocks(weight.data(), shape, kind, BlockRounding::Nearest, None) else {
+    let Ok(rounded) = reference(weight.data(), shape, kind, None) else {
         return f64::INFINITY;
     };
-    let values = rounded.matrix.dequantize();
+    let values = rounded.dequantize();
     let cols = weight.cols().max(1);
     let rows = weight.data().chunks_exact(cols).zip(values.chunks_exact(cols));
     let error = |(w, q): (&[f32], &[f32])| {

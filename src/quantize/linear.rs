@@ -5,15 +5,14 @@ use std::collections::BTreeMap;
 use super::error::QuantizeError;
 use super::plan::LinearPlan;
 use super::recipe::{Activations, Gptq, Precision, Recipe, Weights};
-use super::stand_in::{BlockRounding, quantize_blocks};
 use super::weights::CodeMatrix;
 use crate::calibrate::observe::{ModalityHistogram, ModalityRange};
 use crate::exec::ExecError;
 use crate::graph::ops::{ActScales, Linear, Rounding};
 use crate::graph::{Node, WeightId};
-use crate::numeric::ggml::BlockType;
+use crate::numeric::ggml::{BlockType, reference};
 use crate::numeric::grid::Grid;
-use crate::numeric::rounding::{self, quantize_matrix};
+use crate::numeric::rounding::{self, BlockRounding, quantize_blocks, quantize_matrix};
 use crate::numeric::{Factor, FactorOptions, Hessian, Tensor, row_errors};
 
 /// Fewest calibration rows from which a Hessian is made. Below it, GPTQ would fit the weights to the samples.
@@ -191,8 +190,8 @@ impl Quantizer<'_> {
         let q = quantize_blocks(w.data(), shape, kind, how, factor)?;
         let outcome = match (importance, factor) {
             (Some(importance), _) => {
-                let nearest = quantize_blocks(w.data(), shape, kind, BlockRounding::Nearest, None)?;
-                let values = [q.matrix.dequantize(), nearest.matrix.dequantize()];
+                let nearest = reference(w.data(), shape, kind, None)?;
+                let values = [q.matrix.dequantize(), nearest.dequantize()];
                 Some(diagonal_outcome(w, importance, &values))
             }
             (None, Some(f)) => Some(weight_outcome(f, w, (q.error, q.nearest_error), q.rows_kept_nearest)),

@@ -15,7 +15,6 @@ mod remedy;
 mod rotation;
 mod samples;
 pub mod spill;
-mod stand_in;
 mod target;
 mod weights;
 

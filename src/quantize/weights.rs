@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::spill::{CodeStore, SpillError};
-use super::stand_in::{BlockRounding, quantize_blocks};
 use crate::graph::{WeightData, WeightError, WeightSource};
 use crate::numeric::Tensor;
-use crate::numeric::ggml::{BlockMatrix, BlockType};
+use crate::numeric::ggml::{BlockMatrix, BlockType, reference};
 use crate::numeric::grid::{Grid, GridMatrix};
 
 /// A matrix of codes.
@@ -160,8 +159,7 @@ impl WeightSource for QuantizedWeights<'_> {
         match (self.codes.rounded.get(role), self.base.role(role)?) {
             (Some(&kind), WeightData::Float(w)) => {
                 let shape = (w.rows(), w.cols());
-                let rounded = quantize_blocks(w.data(), shape, kind, BlockRounding::Nearest, None);
-                rounded.map(|q| WeightData::Blocks(q.matrix)).map_err(|e| read(e.into()))
+                reference(w.data(), shape, kind, None).map(WeightData::Blocks).map_err(|e| read(e.into()))
             }
             (_, data) => Ok(data),
         }
