@@ -16,6 +16,7 @@ mod families;
 mod forms;
 mod generate;
 mod ggml;
+mod gguf_accuracy;
 mod gguf_file;
 mod gguf_reference;
 mod gguf_routes;
