@@ -25,12 +25,10 @@ pub struct PlanSeen {
     title: String,
     parameters: u64,
     recipe: String,
-    ops: &'static str,
-    msq_form: &'static str,
-    /// ONNX forms of the linears.
-    forms: FormsSeen,
-    #[serde(skip)]
-    options: OnnxOptions,
+    format: &'static str,
+    /// What ONNX graphs look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    onnx: Option<OnnxSeen>,
     /// Data set file; absent when the recipe needs none.
     calibration: Option<PathBuf>,
     calibration_samples: Option<usize>,
@@ -43,6 +41,17 @@ pub struct PlanSeen {
     linears: Vec<LinearPlan>,
     /// The token table.
     table: LinearPlan,
+}
+
+/// Forms of ONNX graphs.
+#[derive(Debug, Serialize)]
+struct OnnxSeen {
+    ops: &'static str,
+    msq_form: &'static str,
+    /// Forms of the linears.
+    forms: FormsSeen,
+    #[serde(skip)]
+    options: OnnxOptions,
 }
 
 impl PlanSeen {
@@ -58,15 +67,18 @@ impl PlanSeen {
             title: plan.resolved().description.title.clone(),
             parameters: plan.parameters(),
             recipe: request.recipe.name.clone(),
-            ops: request.onnx.ops.name(),
-            msq_form: request.onnx.msq.name(),
-            forms: FormsSeen::new(&request.onnx, &plan.linears.linears),
-            options: request.onnx,
+            format: request.format.name(),
+            onnx: request.format.onnx().map(|options| OnnxSeen {
+                ops: options.ops.name(),
+                msq_form: options.msq.name(),
+                forms: FormsSeen::new(options, &plan.linears.linears),
+                options: *options,
+            }),
             calibration: used.map(|c| c.path.clone()),
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
             down_projections: request.recipe.down_projections.clone(),
-            untied_head: untied_head(&plan.resolved().model),
+            untied_head: untied_head(&plan.resolved().model).filter(|_| !plan.linears.shares_head),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
             table: plan.linears.table,
@@ -87,11 +99,14 @@ impl PlanSeen {
             property("parameters", count(self.parameters)),
             property("recipe", &self.recipe),
             property("calibration", calibration),
-            property("operators", format!("{}, two scales by {}", self.ops, self.msq_form)),
+            property("format", self.format),
             property("output", self.out.display().to_string()),
             property("linears", format!("{quantized} of {all} quantized")),
         ];
-        lines.extend(self.forms.lines());
+        if let Some(onnx) = &self.onnx {
+            lines.push(property("operators", format!("{}, two scales by {}", onnx.ops, onnx.msq_form)));
+            lines.extend(onnx.forms.lines());
+        }
         lines.extend(rotations(&self.rotations));
         if !self.down_projections.is_none() {
             let remedies: Vec<String> = self.down_projections.candidates.iter().map(remedy).collect();
@@ -119,7 +134,8 @@ impl PlanSeen {
         // A float token table is what everyone expects.
         let table = Some(&self.table).filter(|t| t.precision.weights != Weights::Float);
         for (i, linear) in table.into_iter().chain(&self.linears).enumerate() {
-            let cells = cells(linear, form(&self.options, linear));
+            let form = self.onnx.as_ref().map(|onnx| form(&onnx.options, linear));
+            let cells = cells(linear, form);
             let place = *first.entry(cells.clone()).or_insert(i);
             *groups.entry((place, cells)).or_default() += 1;
         }
@@ -132,12 +148,12 @@ impl PlanSeen {
     }
 }
 
-/// Role pattern, shape, precision, and the override that decided.
-fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
+/// Role pattern, shape, precision, and the override that decided. `form`: that of the ONNX linear, if the format is ONNX and the weights are on a grid.
+fn cells(linear: &LinearPlan, form: Option<Option<LinearForm>>) -> Vec<String> {
     let weights = linear.precision.weights;
-    let integer = matches!(form, None | Some(LinearForm::Int8Gemm));
+    let integer = matches!(form, Some(None | Some(LinearForm::Int8Gemm)));
     let precision = match linear.precision.activations {
-        a if weights.blocks().is_some() && form.is_none() => {
+        a if form.is_none() => {
             let scales = if a == Activations::Float { "" } else { ", activation scales as metadata" };
             format!("{weights} weights{scales}")
         }
@@ -211,10 +227,13 @@ mod tests {
             title: "F".into(),
             parameters: 1000,
             recipe: "w8a8".into(),
-            ops: "ort",
-            msq_form: "row-scale",
-            forms: FormsSeen::new(&OnnxOptions::new(OpSet::Ort), &[]),
-            options: OnnxOptions::new(OpSet::Ort),
+            format: "onnx",
+            onnx: Some(OnnxSeen {
+                ops: "ort",
+                msq_form: "row-scale",
+                forms: FormsSeen::new(&OnnxOptions::new(OpSet::Ort), &[]),
+                options: OnnxOptions::new(OpSet::Ort),
+            }),
             calibration: Some("c.tsv".into()),
             calibration_samples: Some(1),
             rotations: vec![],

@@ -37,8 +37,10 @@ fn fold(
 ) -> Result<Model, PassError> {
     let mut graphs = std::mem::take(&mut model.graphs);
     for graph in &mut graphs {
-        let reads = |graph: &Graph, node: usize| graph.nodes[node].inputs.first().map(|v| of(graph.value(*v)));
-        let writes = |graph: &Graph, node: usize| graph.nodes[node].outputs.first().map(|v| of(graph.value(*v)));
+        let reads =
+            |graph: &Graph, node: usize| graph.nodes[node].inputs.first().map(|v| of(graph.value(*v)));
+        let writes =
+            |graph: &Graph, node: usize| graph.nodes[node].outputs.first().map(|v| of(graph.value(*v)));
         for node in 0..graph.nodes.len() {
             if reads(graph, node) == Some(true) {
                 fold_norm(graph, &mut model.weights, rewrites, node);

@@ -4,9 +4,9 @@
 use super::calibration::{Seen, Statistics, Trials, calibrate};
 use super::error::QuantizeError;
 use super::expected::expected_error;
+use super::gate::{Gated, gate};
 use super::plan::{Decision, LinearPlan, Plan, plan};
 use super::recipe::{Budget, Precision, Recipe, Weights};
-use super::gate::{Gated, gate};
 use super::remedy::{Applied, Treated, ValueScales, down_projections, treatments, trials};
 use super::rotation::{RotationNote, Transformed, rotate_streams};
 use super::samples::CalibrationSample;
@@ -102,8 +102,7 @@ pub fn decide(
     if !(recipe.rotation.gate && recipe.rotation.any()) {
         return choose_remedies(model, stored, (recipe, target), samples, None, progress);
     }
-    let Gated { recipe, notes, scales, statistics } =
-        gate(model, stored, recipe, target, samples, progress)?;
+    let Gated { recipe, notes, scales, statistics } = gate(model, stored, recipe, target, samples, progress)?;
     let known = Some((scales, statistics));
     let decided = choose_remedies(model, stored, (&recipe, target), samples, known, progress)?;
     Ok(Decided { rotations: notes, ..decided })

@@ -134,8 +134,7 @@ impl Gate<'_> {
     /// What a linear sees of a transformed model.
     fn seen(&self, transformed: &Transformed, role: &str) -> Option<&Seen> {
         let changes = transformed.rewrites.of(&weight_of(role));
-        let of_input =
-            |c: &Change| matches!(c, Change::ScaleColumns { .. } | Change::RotateColumns { .. });
+        let of_input = |c: &Change| matches!(c, Change::ScaleColumns { .. } | Change::RotateColumns { .. });
         if changes.iter().any(of_input) { self.rotated.get(role) } else { self.original.get(role) }
     }
 
@@ -175,7 +174,9 @@ impl Gate<'_> {
     ) -> Result<Option<f64>, QuantizeError> {
         let role = &plan.table.role;
         let kind = plan.table.precision.weights.blocks().filter(|kind| kind.is_quantized());
-        let (Some(kind), false, true) = (kind, plan.shares_head, roles.contains(role)) else { return Ok(None) };
+        let (Some(kind), false, true) = (kind, plan.shares_head, roles.contains(role)) else {
+            return Ok(None);
+        };
         let WeightData::Float(table) = weights.role(&weight_of(role))? else { return Ok(None) };
         Ok(Some(relative_table_error(&table, |t| block_error(t, &vec![1.0; t.cols()], kind))))
     }

@@ -121,8 +121,7 @@ impl Quantizer<'_> {
     pub(super) fn input(&self, linears: &[(&Node, &Linear)], cols: usize, decoder: bool) -> Input {
         let gptq = self.recipe.gptq.unwrap_or_default();
         let on_grid = |(n, _): &(&Node, &Linear)| self.precision(&n.name).weights.grid().is_some();
-        let needs_hessian =
-            self.recipe.gptq.is_some() || (self.recipe.search && linears.iter().any(on_grid));
+        let needs_hessian = self.recipe.gptq.is_some() || (self.recipe.search && linears.iter().any(on_grid));
         let weights = if decoder { (gptq.visual_weight, gptq.text_weight) } else { (1.0, 1.0) };
         Input {
             seen: ModalityHistogram::default(),

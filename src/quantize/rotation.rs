@@ -104,7 +104,8 @@ pub(super) fn rotate_streams(
         notes.push(RotationNote::left(format!("{} stream", Stream::Decoder), tied(model)));
     }
     let asked = [(Stream::Decoder, rule.decoder && !ties), (Stream::Vision, rule.vision.any())];
-    let streams: Vec<Stream> = asked.into_iter().filter(|(_, asked)| *asked).map(|(stream, _)| stream).collect();
+    let streams: Vec<Stream> =
+        asked.into_iter().filter(|(_, asked)| *asked).map(|(stream, _)| stream).collect();
     let mut model = match target {
         _ if !rule.any() => model.clone(),
         Target::Onnx => fold_norms(model.clone(), &mut rewrites)?,

@@ -64,11 +64,16 @@ pub fn said(exec: &Executor<'_, f32>, preparer: &Preparer, stop: &[i64], samples
         });
         (Tensor::new(vec![rows.len(), logits.cols()], rows.concat()).unwrap(), exact)
     };
-    let (logits, exact) = samples.par_iter().map(one).unzip();
-    Said { logits, exact }
+    Said::new(samples.par_iter().map(one).collect())
 }
 
 impl Said {
+    /// Logits `[answer tokens + 1, vocab]` of each sample, and whether it was answered as expected.
+    pub fn new(samples: Vec<(Tensor<f32>, bool)>) -> Self {
+        let (logits, exact) = samples.into_iter().unzip();
+        Self { logits, exact }
+    }
+
     /// Share of samples answered as expected.
     pub fn accuracy(&self) -> f64 {
         self.exact.iter().filter(|e| **e).count() as f64 / self.exact.len() as f64

@@ -3,11 +3,13 @@
 
 pub mod agreement;
 pub mod bad;
+pub mod bad_gguf;
 pub mod case;
 pub mod eval;
 pub mod folder;
 pub mod golden;
 pub mod judge;
+pub mod llama;
 pub mod planted;
 pub mod synthetic;
 

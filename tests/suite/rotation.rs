@@ -19,8 +19,14 @@ use crate::common::eval::{Made, generation, load_samples, plain, quantize};
 use crate::common::golden::{FIXTURES, for_each_fixture};
 use crate::common::{distance, fixture, open};
 
-const ALL: RotationRule =
-    RotationRule { decoder: true, vision: VisionRotation::KeepMean, heads: true, seed: 7, gate: false, tied: TiedHead::Keep };
+const ALL: RotationRule = RotationRule {
+    decoder: true,
+    vision: VisionRotation::KeepMean,
+    heads: true,
+    seed: 7,
+    gate: false,
+    tied: TiedHead::Keep,
+};
 
 /// Samples of a fixture: one with images and one of text alone.
 pub fn samples(name: &str, resolved: &Resolved) -> Vec<CalibrationSample> {

@@ -13,7 +13,8 @@ use mquant_export::quantize::recipe::{
     Activations, Budget, DownProjections, Precision, Recipe, Remedy, RotationRule, Weights,
 };
 use mquant_export::quantize::{
-    CalibrationSample, MINIMUM_ROWS, QuantizeError, QuantizedWeights, Reason, Target, Workspace, decide, quantize,
+    CalibrationSample, MINIMUM_ROWS, QuantizeError, QuantizedWeights, Reason, Target, Workspace, decide,
+    quantize,
 };
 
 use crate::common::case::Case;

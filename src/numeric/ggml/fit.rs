@@ -1,9 +1,13 @@
-//! Scales of blocks that cost least: the weighted squared error of nearest rounding decides. ggml's own scales are where the search
-//! starts, so it never ends above them.
+//! Scales of blocks that are best for GPTQ. ggml's own scales are where the search starts, so it never ends above their cost.
 //!
-//! Each group first gets the step and offset that it would like to have, by candidates that clip more or less of its values, each with the least-squares
-//! step and offset at its codes. Then the block's scale and minimum are set by the largest of them, each group takes the best of the
-//! integers beside its wish, and the block's scale and minimum are fitted to all codes; that is repeated. Every cost is that of the numbers as stored.
+//! GPTQ moves a value before it rounds it, by the errors of the columns before. With errors spread evenly over a step their sum has, in squared steps, the
+//! variance `t = sum_{i<j} R[i,j]^2 / R[j,j]^2 / 12`. Such a normal shift leaves the share `exp(-2 pi^2 t)` of what is known of the distance from the
+//! lattice (the first term of the Fourier series of the rounding error); for the rest, the expected squared error is a twelfth of the squared step
+//! and the square of what is clipped. Scales that fit the values as they are would win what GPTQ loses again.
+//!
+//! Each group first gets the step and offset that it would like to have. Then the block's scale and minimum are set by the largest of them, each group
+//! takes the best of the integers beside its wish, and the block's scale and minimum are fitted to all codes; that is repeated. Every cost is that of
+//! the numbers as stored.
 
 use faer::traits::pulp::Arch;
 use rayon::prelude::*;
@@ -13,51 +17,70 @@ use super::codec::{Codec, GROUPS, Head, VALUES};
 use super::search::extreme;
 use super::super_block::range;
 use super::{BlockError, BlockMatrix, BlockType, dispatch, float_error, reference};
+use crate::numeric::factor::Factor;
 use crate::numeric::lattice::nearest_code;
 
 /// Candidates computed together.
 const LANES: usize = 8;
 /// Shares of a group's range that the codes span; beyond it values are clipped.
-const SHARES: [f32; LANES] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.72, 0.64, 0.56];
+const SHARES: [Lanes; 2] =
+    [[1.0, 0.98, 0.95, 0.9, 0.85, 0.8, 0.72, 0.64], [1.04, 1.02, 0.96, 0.93, 0.88, 0.83, 0.76, 0.56]];
+/// The same for each end of a group that has a step and an offset.
+const ENDS: Lanes = [1.03, 1.0, 0.96, 0.92, 0.87, 0.81, 0.73, 0.6];
 /// Steps beside a good one.
-const NEAR: [f32; LANES] = [1.0, 0.995, 1.005, 0.985, 1.015, 0.97, 1.03, 1.05];
+const NEAR: Lanes = [1.0, 0.995, 1.005, 0.985, 1.015, 0.97, 1.03, 1.05];
 /// Times that codes and scales are fitted to each other.
 const ROUNDS: usize = 3;
 
 /// Numbers of the candidates.
 type Lanes = [f32; LANES];
 
-/// `w`, `[rows, cols]` row-major, in blocks whose scales cost least when a squared error of column `j` weighs `weights[j]` (finite, not
-/// negative); rounded to nearest.
-pub fn fitted(
+/// What an error of a column costs, and what GPTQ will do to the column's value before it is rounded.
+#[derive(Clone, Copy)]
+struct Column {
+    /// Weight of the squared error.
+    weight: f32,
+    /// How much of the distance from the lattice is still known when the column is rounded, in `[0, 1]`.
+    known: f32,
+}
+
+/// `w`, `[rows, cols]` row-major, in blocks whose scales are best for GPTQ with this factor; rounded to nearest.
+pub(in crate::numeric) fn fitted(
     w: &[f32],
     (rows, cols): (usize, usize),
     kind: BlockType,
-    weights: &[f32],
+    factor: &Factor,
 ) -> Result<BlockMatrix, BlockError> {
     let mut blocks = reference(w, (rows, cols), kind, None)?;
-    let weights = relative(weights);
+    let columns = columns(factor);
     let row_bytes = blocks.row_bytes().max(1);
     blocks.bytes.par_chunks_mut(row_bytes).zip(w.par_chunks(cols.max(1))).try_for_each(|(out, x)| {
-        dispatch!(kind, fit_row(x, &weights, out), return Err(float_error(kind)));
+        dispatch!(kind, fit_row(x, &columns, out), return Err(float_error(kind)));
         Ok(())
     })?;
     Ok(blocks)
 }
 
-/// The weights over their mean, so that no product of a search overflows or vanishes.
-fn relative(weights: &[f32]) -> Vec<f32> {
-    let mean = weights.iter().map(|v| f64::from(*v)).sum::<f64>() / weights.len().max(1) as f64;
-    let even = |v: &f32| if mean > 0.0 { (f64::from(*v) / mean) as f32 } else { 1.0 };
-    weights.iter().map(even).collect()
+fn columns(factor: &Factor) -> Vec<Column> {
+    let n = factor.channels();
+    let mean = factor.pivots().iter().map(|v| f64::from(*v)).sum::<f64>() / n.max(1) as f64;
+    let mut columns = vec![Column { weight: 1.0, known: 1.0 }; n];
+    for (j, at) in factor.order().iter().enumerate() {
+        let pivot = f64::from(factor.pivots()[*at]);
+        let before: f64 = factor.column(j)[..j].iter().map(|r| f64::from(*r).powi(2)).sum();
+        let known = (-2.0 * std::f64::consts::PI.powi(2) * before / pivot / 12.0).exp();
+        // Over their mean, so that no product of the search overflows or vanishes.
+        columns[*at] = Column { weight: (pivot / mean) as f32, known: known as f32 };
+    }
+    columns
 }
 
 /// Fits the scales of a row that holds ggml's rounding, with the widest vectors of the machine.
-fn fit_row<C: Codec>(x: &[f32], v: &[f32], out: &mut [u8]) {
+fn fit_row<C: Codec>(x: &[f32], columns: &[Column], out: &mut [u8]) {
     Arch::new().dispatch(|| {
         let blocks = out.chunks_exact_mut(C::BYTES).zip(x.chunks_exact(C::VALUES));
-        for ((out, x), v) in blocks.zip(v.chunks_exact(C::VALUES)) {
-            let fit = Fit { x, v };
+        for ((out, x), columns) in blocks.zip(columns.chunks_exact(C::VALUES)) {
+            let fit = Fit { x, columns };
             if let Some(head) = fit.best::<C>(&C::head(out)) {
                 C::set_head(&head, out);
                 C::set_codes(&fit.stored::<C>(&head)[..C::VALUES], out);
@@ -73,10 +96,10 @@ struct Wish {
     offset: f32,
 }
 
-/// A block's values and the weights of their squared errors.
+/// A block's values and their columns.
 struct Fit<'a> {
     x: &'a [f32],
-    v: &'a [f32],
+    columns: &'a [Column],
 }
 
 impl Fit<'_> {
@@ -84,8 +107,7 @@ impl Fit<'_> {
     #[inline(always)]
     fn best<C: Codec>(&self, start: &Head) -> Option<Head> {
         let mut wishes = [Wish::default(); GROUPS];
-        let groups = self.x.chunks_exact(C::GROUP).zip(self.v.chunks_exact(C::GROUP));
-        for (wish, (x, v)) in wishes.iter_mut().zip(groups) {
+        for (wish, (_, (x, v))) in wishes.iter_mut().zip(self.groups::<C>()) {
             *wish = if C::OFFSETS { affine::<C>(x, v) } else { symmetric::<C>(x, v) };
         }
         let mut least = self.total::<C>(start);
@@ -105,8 +127,8 @@ impl Fit<'_> {
 
     /// Values and weights by group.
     #[inline(always)]
-    fn groups<C: Codec>(&self) -> impl Iterator<Item = (usize, (&[f32], &[f32]))> {
-        self.x.chunks_exact(C::GROUP).zip(self.v.chunks_exact(C::GROUP)).enumerate()
+    fn groups<C: Codec>(&self) -> impl Iterator<Item = (usize, (&[f32], &[Column]))> {
+        self.x.chunks_exact(C::GROUP).zip(self.columns.chunks_exact(C::GROUP)).enumerate()
     }
 
     /// What nearest rounding costs with these scales.
@@ -117,8 +139,7 @@ impl Fit<'_> {
             let mut lanes = [0.0; LANES];
             for (x, v) in x.chunks_exact(LANES).zip(v.chunks_exact(LANES)) {
                 for l in 0..LANES {
-                    let e = x[l] - (code::<C>(x[l] - offset, step) * step + offset);
-                    lanes[l] += v[l] * e * e;
+                    lanes[l] += cost::<C>(x[l], v[l], step, offset);
                 }
             }
             total + lanes.iter().sum::<f32>()
@@ -162,7 +183,7 @@ impl Fit<'_> {
                 for l in 0..LANES {
                     let c = code::<C>(x[l] - offset, step);
                     let terms = [c * c, c, 1.0, x[l] * c, x[l]];
-                    (0..5).for_each(|t| lanes[t][l] += v[l] * terms[t]);
+                    (0..5).for_each(|t| lanes[t][l] += v[l].weight * terms[t]);
                 }
             }
             let (scale, min) = match C::SCALES {
@@ -203,10 +224,10 @@ fn code<C: Codec>(x: f32, step: f32) -> f32 {
     nearest_code(x / step, (f32::from(C::CODES.0), f32::from(C::CODES.1)))
 }
 
-/// The integer at or below `wish / unit`; 0 without a unit.
+/// The integer at or below `wish / unit`, of a size that may be added to; 0 without a unit.
 #[inline(always)]
 fn below(wish: f32, unit: f32) -> i16 {
-    if unit == 0.0 { 0 } else { (wish / unit).floor() as i16 }
+    if unit == 0.0 { 0 } else { (wish / unit).floor().clamp(-999.0, 999.0) as i16 }
 }
 
 /// The scales of a block whose largest group has the largest integer. Integers are still to be set.
@@ -224,83 +245,80 @@ fn spanned<C: Codec>(wishes: &[Wish; GROUPS]) -> Head {
 
 /// What nearest rounding of a group costs with each step and offset.
 #[inline(always)]
-fn costs<C: Codec>(x: &[f32], v: &[f32], steps: &Lanes, offsets: &Lanes) -> Lanes {
+fn costs<C: Codec>(x: &[f32], v: &[Column], steps: &Lanes, offsets: &Lanes) -> Lanes {
     let mut costs = [0.0; LANES];
     for (x, v) in x.iter().zip(v) {
         for l in 0..LANES {
-            let e = x - (code::<C>(x - offsets[l], steps[l]) * steps[l] + offsets[l]);
-            costs[l] += v * e * e;
+            costs[l] += cost::<C>(*x, *v, steps[l], offsets[l]);
         }
     }
     costs
 }
 
+/// What a value costs with this step and offset.
+#[inline(always)]
+fn cost<C: Codec>(x: f32, column: Column, step: f32, offset: f32) -> f32 {
+    let (lowest, highest) = (f32::from(C::CODES.0), f32::from(C::CODES.1));
+    // At a step of zero nothing is rounded and all is known.
+    let (at, known) = if step == 0.0 { (0.0, 1.0) } else { ((x - offset) / step, column.known) };
+    let e = x - (nearest_code(at, (lowest, highest)) * step + offset);
+    let clipped = (at - highest).max(lowest - at).max(0.0);
+    column.weight * (known * e * e + (1.0 - known) * step * step * (1.0 / 12.0 + clipped * clipped))
+}
+
 /// The best step of a group without an offset: its extreme value on the lowest or the highest code or beyond, then steps close to the best of these.
 #[inline(always)]
-fn symmetric<C: Codec>(x: &[f32], v: &[f32]) -> Wish {
+fn symmetric<C: Codec>(x: &[f32], v: &[Column]) -> Wish {
     let extreme = extreme(x);
-    let (mut best, mut most) = (0.0, 0.0);
+    let (mut best, mut least) = (0.0, f32::INFINITY);
     let mut take = |steps: Lanes| {
-        let (mut products, mut squares) = ([0.0; LANES], [0.0; LANES]);
-        for (x, v) in x.iter().zip(v) {
-            for l in 0..LANES {
-                let c = code::<C>(*x, steps[l]);
-                products[l] += v * x * c;
-                squares[l] += v * c * c;
-            }
-        }
+        let costs = costs::<C>(x, v, &steps, &[0.0; LANES]);
         for l in 0..LANES {
-            let step = products[l] / squares[l];
-            // What the step takes off the weighted square of the values.
-            if step * products[l] > most {
-                (best, most) = (step, step * products[l]);
+            if costs[l] < least {
+                (best, least) = (steps[l], costs[l]);
             }
         }
         best
     };
-    take(SHARES.map(|share| share * extreme / f32::from(C::CODES.0)));
-    let near = take(SHARES.map(|share| share * extreme / f32::from(C::CODES.1)));
+    let mut near = 0.0;
+    for end in [C::CODES.0, C::CODES.1] {
+        for shares in SHARES {
+            near = take(shares.map(|share| share * extreme / f32::from(end)));
+        }
+    }
     Wish { step: take(NEAR.map(|share| share * near)), offset: 0.0 }
 }
 
 /// The best step and offset of a group: its ends on the lowest and the highest code or beyond. Types with two levels have no offsets above 0.
 #[inline(always)]
-fn affine<C: Codec>(x: &[f32], v: &[f32]) -> Wish {
-    let signed = C::SCALES.is_none();
+fn affine<C: Codec>(x: &[f32], v: &[Column]) -> Wish {
     let (low, high) = range(x);
-    let low = if signed { low } else { low.min(0.0) };
-    let (mut sum, mut sum_x) = (0.0, 0.0);
-    for (x, v) in x.iter().zip(v) {
-        sum += v;
-        sum_x += v * x;
-    }
-    let (mut best, mut most) = (Wish { step: 0.0, offset: low }, f32::NEG_INFINITY);
-    for share in SHARES.iter().step_by(2) {
-        let (mut c1, mut c2, mut xc) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        // Shares of the distance from the middle, so that offsets that are far from 0 are no different.
-        let middle = 0.5 * (low + high);
-        let start = middle + (low - middle) * share;
-        let steps = SHARES.map(|end| (middle + (high - middle) * end - start) / f32::from(C::CODES.1));
-        for (x, v) in x.iter().zip(v) {
-            for l in 0..LANES {
-                let c = code::<C>(x - start, steps[l]);
-                c1[l] += v * c;
-                c2[l] += v * c * c;
-                xc[l] += v * x * c;
-            }
-        }
+    let low = if C::SCALES.is_none() { low } else { low.min(0.0) };
+    let top = f32::from(C::CODES.1);
+    let mut best = Wish { step: 0.0, offset: low };
+    let mut least = f32::INFINITY;
+    let mut take = |starts: Lanes, steps: Lanes| {
+        let starts = if C::SCALES.is_none() { starts } else { starts.map(|s| s.min(0.0)) };
+        let costs = costs::<C>(x, v, &steps, &starts);
         for l in 0..LANES {
-            let determinant = sum * c2[l] - c1[l] * c1[l];
-            let mut step = (sum * xc[l] - sum_x * c1[l]) / determinant;
-            let mut offset = (c2[l] * sum_x - c1[l] * xc[l]) / determinant;
-            if offset > 0.0 && !signed {
-                (step, offset) = (xc[l] / c2[l], 0.0);
-            }
-            let gain = step * xc[l] + offset * sum_x;
-            if determinant > 0.0 && gain > most {
-                (best, most) = (Wish { step, offset }, gain);
+            if costs[l] < least {
+                (best, least) = (Wish { step: steps[l], offset: starts[l] }, costs[l]);
             }
         }
+        best
+    };
+    let middle = 0.5 * (low + high);
+    let mut near = Wish::default();
+    for share in ENDS {
+        let start = middle + (low - middle) * share;
+        near = take([start; LANES], ENDS.map(|end| (middle + (high - middle) * end - start) / top));
     }
-    best
+    for _ in 0..2 {
+        let moved = NEAR.map(|share| near.offset + near.step * (share - 1.0) * 0.5 * top);
+        near = take(moved, [near.step; LANES]);
+        near = take([near.offset; LANES], NEAR.map(|share| share * near.step));
+        let lows = NEAR.map(|share| near.offset + near.step * top * (share - 1.0));
+        near = take(lows, lows.map(|low| (near.offset + near.step * top - low) / top));
+    }
+    near
 }

@@ -23,7 +23,7 @@ mod q8_0;
 mod search;
 mod super_block;
 
-pub use fit::fitted;
+pub(in crate::numeric) use fit::fitted;
 pub use matrix::{BlockError, BlockMatrix, reference};
 
 /// Calls a function for the codec of a type, or gives the value for floats.

@@ -58,7 +58,7 @@ pub fn quantize_blocks(
         }
         BlockRounding::Gptq { search } => {
             let factor = factor.ok_or(QuantizeError::NoFactor)?;
-            let scaled = if search { fitted(w, (rows, cols), kind, factor.pivots())? } else { base.clone() };
+            let scaled = if search { fitted(w, (rows, cols), kind, factor)? } else { base.clone() };
             let (codes, errors) = gptq(w, &scaled.lattice()?, factor);
             let mut matrix = scaled.with_codes(&codes)?;
             let worse: Vec<usize> = (0..rows).filter(|r| base_errors[*r] < errors[*r]).collect();

@@ -76,7 +76,9 @@ impl Recipe {
             return None;
         }
         if self.gptq.is_some() {
-            return Some("importance and gptq are two ways to round the same weights; leave one of them out".into());
+            return Some(
+                "importance and gptq are two ways to round the same weights; leave one of them out".into(),
+            );
         }
         let grid = self.all_weights().find(|(_, w)| w.grid().is_some());
         grid.map(|(key, weights)| {
@@ -119,9 +121,8 @@ impl Recipe {
                 mix.name()
             ));
         }
-        let known = |w: Weights| {
-            w.blocks().is_none_or(|kind| matches!(kind, BlockType::Q4_0 | BlockType::Q8_0))
-        };
+        let known =
+            |w: Weights| w.blocks().is_none_or(|kind| matches!(kind, BlockType::Q4_0 | BlockType::Q8_0));
         if let Some((key, weights)) = self.all_weights().find(|(_, w)| !known(*w)) {
             return Some(format!(
                 "{key} has weights {weights}, which ONNX graphs cannot hold; use --format gguf, or float, int8, int4, int4/32, q4_0 or q8_0"

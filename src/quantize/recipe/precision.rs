@@ -178,8 +178,7 @@ impl JsonSchema for Weights {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let pattern =
-            format!("^(float|int8|int[234](/(16|32|64|128|256))?|{})$", block_names().join("|"));
+        let pattern = format!("^(float|int8|int[234](/(16|32|64|128|256))?|{})$", block_names().join("|"));
         schemars::json_schema!({
             "type": "string",
             "pattern": pattern,
@@ -220,9 +219,10 @@ mod tests {
         }
         assert_eq!("int4/32".parse(), Ok(Weights::Grid(Grid { bits: 4, block: Some(32) })));
         assert_eq!("q4_k".parse(), Ok(Weights::Blocks(BlockType::Q4K)));
-        for wrong in
-            ["int5", "int4/", "int4/33", "int8/32", "Int8", "", "float/32", "int4/-32", "f32", "Q4_K", "q4_k_m"]
-        {
+        for wrong in [
+            "int5", "int4/", "int4/33", "int8/32", "Int8", "", "float/32", "int4/-32", "f32", "Q4_K",
+            "q4_k_m",
+        ] {
             let e = wrong.parse::<Weights>().unwrap_err();
             assert!(e.contains("int4/128") && e.contains("q4_0"), "{wrong}: {e}");
         }

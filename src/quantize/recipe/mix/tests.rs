@@ -15,7 +15,12 @@ fn kind(mix: Mix, tensor: MixTensor, of: &MixModel) -> BlockType {
 }
 
 /// Layers whose tensor has not the type `base`.
-fn other_than(base: BlockType, mix: Mix, tensor: fn(usize) -> MixTensor, of: &MixModel) -> Vec<(usize, BlockType)> {
+fn other_than(
+    base: BlockType,
+    mix: Mix,
+    tensor: fn(usize) -> MixTensor,
+    of: &MixModel,
+) -> Vec<(usize, BlockType)> {
     let all = (0..of.layers).map(|l| (l, kind(mix, tensor(l), of)));
     all.filter(|(_, kind)| *kind != base).collect()
 }

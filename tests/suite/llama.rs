@@ -1,0 +1,1 @@
+//! Exported GGUF files in an unmodified llama.cpp.
