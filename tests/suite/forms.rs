@@ -16,8 +16,8 @@ use mquant_export::numeric::ggml::{BlockType, reference};
 use mquant_export::numeric::grid::{Grid, GridMatrix};
 use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{CalibrationData, Manifest, calibration_samples, preparer};
-use mquant_export::quantize::{CodeMatrix, QuantizedWeights, Target};
 use mquant_export::quantize::recipe::Recipe;
+use mquant_export::quantize::{CodeMatrix, QuantizedWeights, Target};
 use serde_json::Value as Json;
 
 use crate::common::eval::{Made, TINY, bundle, generation, load_samples, quantize, quantize_for};
@@ -224,7 +224,8 @@ fn every_form_holds_the_weights_exactly() {
 fn blocks_of_ggml_are_held_exactly() {
     let (dir, mut draw) = (tempfile::tempdir().unwrap(), Draw::new(6));
     let (mut identity, mut random) = (vec![], vec![]);
-    for (kind, rows, cols) in [(BlockType::Q4_0, 24, 64), (BlockType::Q8_0, 7, 96), (BlockType::Q4_0, 65, 32)] {
+    for (kind, rows, cols) in [(BlockType::Q4_0, 24, 64), (BlockType::Q8_0, 7, 96), (BlockType::Q4_0, 65, 32)]
+    {
         let numbers = Numbers::blocks(kind, rows, cols, &mut draw);
         let one = tensor(cols, cols, |i| f32::from(u8::from(i / cols == i % cols)));
         let any = tensor(9, cols, |_| draw.normal());
@@ -504,7 +505,11 @@ fn blocks_of_ggml_in_the_trained_fixture_are_the_executors() {
 fn both_formats_have_the_same_codes() {
     let (checkpoint, resolved) = open(TINY);
     let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let data = CalibrationData { path: fixture(TINY).join("calibration.tsv"), allow_outside: false, limit: Some(16) };
+    let data = CalibrationData {
+        path: fixture(TINY).join("calibration.tsv"),
+        allow_outside: false,
+        limit: Some(16),
+    };
     let samples = calibration_samples(&data, &checkpoint, &resolved).unwrap();
     let recipe = Recipe::parse("blocks", BLOCKS).unwrap();
     let [onnx, gguf] = [Target::Onnx, Target::GGUF]

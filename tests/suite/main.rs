@@ -29,6 +29,7 @@ mod onnx;
 mod ops;
 mod passes;
 mod planted;
+mod presets;
 mod refusals;
 mod rotation;
 mod schemas;

@@ -206,7 +206,9 @@ impl OnnxOptions {
     /// floats, and [`Form::Int8Gemm`] writes these weights as [`Form::Portable`] does.
     pub fn block_form(&self) -> LinearForm {
         match (self.form, self.ops) {
-            (Some(Form::MatMulNBits), _) | (None, OpSet::Ort) => LinearForm::MatMulNBits { block: GGML_BLOCK },
+            (Some(Form::MatMulNBits), _) | (None, OpSet::Ort) => {
+                LinearForm::MatMulNBits { block: GGML_BLOCK }
+            }
             _ => LinearForm::Portable,
         }
     }

@@ -125,7 +125,10 @@ mod tests {
         assert_eq!(collected(|s| int4_transposed(CodesOf::grid(&w), 3, s)), [0xf1, 0xe2, 0xd3]);
         assert_eq!(collected(|s| int4_transposed(CodesOf::grid(&w), 4, s)), [0xf1, 0xe2, 0xd3, 0x00]);
         assert_eq!(collected(|s| nbits(CodesOf::grid(&w), 4, 4, s)), [0xa9, 0x8b, 0x67, 0x85]);
-        assert_eq!(collected(|s| nbits(CodesOf::grid(&w), 8, 4, s)), [129, 130, 131, 128, 127, 126, 125, 128]);
+        assert_eq!(
+            collected(|s| nbits(CodesOf::grid(&w), 8, 4, s)),
+            [129, 130, 131, 128, 127, 126, 125, 128]
+        );
     }
 
     #[test]
@@ -136,7 +139,10 @@ mod tests {
             let at = |i: usize| if i / rows < cols { codes[i % rows * cols + i / rows] } else { 0 };
             let want: Vec<i8> = (0..padded * rows).map(at).collect();
             let w = matrix(None, cols, &codes, &[]);
-            assert!(collected(|s| int4_transposed(CodesOf::grid(&w), padded, s)) == int4(&want), "{rows} x {cols}");
+            assert!(
+                collected(|s| int4_transposed(CodesOf::grid(&w), padded, s)) == int4(&want),
+                "{rows} x {cols}"
+            );
         }
     }
 

@@ -133,7 +133,12 @@ impl<'a> Emitter<'a> {
         self.source.load(decl).map_err(|source| OnnxError::Weight { graph, node, source })
     }
 
-    pub(super) fn wrong_form(&self, decl: &WeightDecl, declared: &'static str, found: &'static str) -> OnnxError {
+    pub(super) fn wrong_form(
+        &self,
+        decl: &WeightDecl,
+        declared: &'static str,
+        found: &'static str,
+    ) -> OnnxError {
         let (graph, node) = (self.graph.part.name(), self.node().to_string());
         OnnxError::WeightForm { graph, node, weight: decl.name.clone(), declared, found }
     }
