@@ -1,5 +1,5 @@
 //! A tokenizer as GGUF files hold it: texts, scores and types of all tokens, merges, and the name of the rule that cuts text, which
-//! llama.cpp knows by name alone. What is written agrees with llama.cpp's `conversion/base.py` (`get_vocab_base`), `conversion/internlm.py` and
+//! llama.cpp knows by name alone. What is written agrees with its `conversion/base.py` (`get_vocab_base`, `_set_vocab_qwen`) and
 //! `conversion/qwen.py` (`bpe`); rules by name are those of `src/llama-vocab.cpp`.
 
 use std::collections::HashMap;
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::sentencepiece::{self, proto::piece_type};
-use super::vocabulary::QWEN2_SPLIT;
+use super::vocabulary::ONE_DIGIT_SPLIT;
 use super::{Tokenizer, TokenizerError, TokenizerFormat};
 
 /// Types of tokens (`enum llama_token_type` in `include/llama.h`).
@@ -53,7 +53,7 @@ const CL100K_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L
 
 /// Regular expression, whether pieces that are tokens are left whole, name in llama.cpp.
 const PRE_TOKENIZERS: [(&str, bool, &str); 4] = [
-    (QWEN2_SPLIT, false, "qwen2"),
+    (ONE_DIGIT_SPLIT, false, "qwen2"),
     (CL100K_SPLIT, false, "chatglm-bpe"),
     (CL100K_SPLIT, true, "llama-bpe"),
     (GPT2_SPLIT, false, "gpt-2"),

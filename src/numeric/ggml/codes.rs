@@ -98,3 +98,78 @@ fn of_grid<C: Codec>(matrix: &GridMatrix, kind: BlockType) -> Result<BlockMatrix
     }
     with_codes::<C>(&blocks, &matrix.codes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::numeric::grid::{Grid, Scales};
+    use crate::numeric::random::Random;
+
+    /// A matrix of int4 in blocks whose steps are numbers of half precision: row scales of 7 bits times multipliers of 4.
+    fn matrix(block: usize) -> GridMatrix {
+        let (grid, rows, cols) = (Grid { bits: 4, block: Some(block) }, 5, 128);
+        let mut random = Random::new(3);
+        let mut below = |n: u64| (random.next_u64() % n) as i16;
+        let codes = (0..rows * cols).map(|_| (below(15) - 7) as i8).collect();
+        let multipliers = (0..rows * grid.blocks(cols)).map(|_| (below(15) + 1) as u8).collect();
+        let scales = (0..rows).map(|_| f32::from(below(64) + 64) * 2f32.powi(-14)).collect();
+        GridMatrix::new(grid, cols, codes, Scales { multipliers, scales })
+    }
+
+    #[test]
+    fn the_same_codes_are_the_same_values_on_a_grid_and_in_blocks() {
+        for block in [32, 64] {
+            let matrix = matrix(block);
+            let blocks = BlockMatrix::of_grid(&matrix, BlockType::Q4_0).unwrap();
+            assert_eq!(blocks.codes().unwrap(), matrix.codes);
+            assert_eq!(blocks.dequantize(), matrix.dequantize());
+        }
+        let rows = Scales { multipliers: vec![], scales: vec![0.5, 0.03125] };
+        let codes = (0..128).map(|i| (i - 64) as i8).collect();
+        let int8 = GridMatrix::new(Grid { bits: 8, block: None }, 64, codes, rows);
+        let blocks = BlockMatrix::of_grid(&int8, BlockType::Q8_0).unwrap();
+        assert_eq!((blocks.codes().unwrap(), blocks.dequantize()), (int8.codes.clone(), int8.dequantize()));
+    }
+
+    #[test]
+    fn grids_that_blocks_cannot_hold_are_refused() {
+        let (mut grid, kind) = (matrix(32), BlockType::Q4_0);
+        for other in [BlockType::Q4_1, BlockType::Q4K] {
+            let error = BlockError::Grid { kind: other, block: Some(32) };
+            assert_eq!(BlockMatrix::of_grid(&grid, other), Err(error));
+        }
+        let narrow = BlockMatrix::of_grid(&matrix(16), kind);
+        assert_eq!(narrow, Err(BlockError::Grid { kind, block: Some(16) }));
+        grid.scales[1] = 0.3;
+        assert_eq!(BlockMatrix::of_grid(&grid, kind), Err(BlockError::Step { kind, row: 1, column: 0 }));
+        grid.scales[1] = 0.5;
+        grid.codes[9] = -9;
+        let code = BlockError::Code { kind, code: -9, lowest: -8, highest: 7 };
+        assert_eq!(BlockMatrix::of_grid(&grid, kind), Err(code));
+    }
+
+    #[test]
+    fn rows_are_moved_and_stacked_with_their_bytes() {
+        let whole = BlockMatrix::of_grid(&matrix(32), BlockType::Q4_0).unwrap();
+        let values = whole.dequantize();
+        let turned = whole.permute_rows(&[4, 2, 0]);
+        let want: Vec<f32> = [4, 2, 0].iter().flat_map(|r| values[r * 128..][..128].to_vec()).collect();
+        assert_eq!((turned.rows, turned.dequantize()), (3, want));
+        let parts = [whole.permute_rows(&[0, 1]), whole.permute_rows(&[2, 3, 4])];
+        assert_eq!(BlockMatrix::stack(&parts), Ok(Some(whole.clone())));
+        assert_eq!(BlockMatrix::stack(&[]), Ok(None));
+        let other = BlockMatrix::new(BlockType::Q8_0, 1, 128, vec![0; 136]).unwrap();
+        assert!(BlockMatrix::stack(&[whole, other]).is_err());
+        let short = BlockMatrix::new(BlockType::Q8_0, 2, 128, vec![0; 136]);
+        let length = |expected| BlockError::Length {
+            kind: BlockType::Q8_0,
+            what: "bytes",
+            rows: 2,
+            cols: 128,
+            expected,
+            found: 136,
+        };
+        assert_eq!(short, Err(length(272)));
+        assert!(BlockMatrix::new(BlockType::F32, usize::MAX, 64, vec![]).is_err());
+    }
+}

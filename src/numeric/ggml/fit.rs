@@ -75,18 +75,16 @@ fn columns(factor: &Factor) -> Vec<Column> {
     columns
 }
 
-/// Fits the scales of a row that holds ggml's rounding, with the widest vectors of the machine.
+/// Fits the scales of a row that holds ggml's rounding.
 fn fit_row<C: Codec>(x: &[f32], columns: &[Column], out: &mut [u8]) {
-    Arch::new().dispatch(|| {
-        let blocks = out.chunks_exact_mut(C::BYTES).zip(x.chunks_exact(C::VALUES));
-        for ((out, x), columns) in blocks.zip(columns.chunks_exact(C::VALUES)) {
-            let fit = Fit { x, columns };
-            if let Some(head) = fit.best::<C>(&C::head(out)) {
-                C::set_head(&head, out);
-                C::set_codes(&fit.stored::<C>(&head)[..C::VALUES], out);
-            }
+    let blocks = out.chunks_exact_mut(C::BYTES).zip(x.chunks_exact(C::VALUES));
+    for ((out, x), columns) in blocks.zip(columns.chunks_exact(C::VALUES)) {
+        let fit = Fit { x, columns };
+        if let Some(head) = fit.best::<C>(&C::head(out)) {
+            C::set_head(&head, out);
+            C::set_codes(&fit.stored::<C>(&head)[..C::VALUES], out);
         }
-    });
+    }
 }
 
 /// Step and offset that a group would like to have.
@@ -104,7 +102,6 @@ struct Fit<'a> {
 
 impl Fit<'_> {
     /// The scales that cost least, if they cost less than `start`.
-    #[inline(always)]
     fn best<C: Codec>(&self, start: &Head) -> Option<Head> {
         let mut wishes = [Wish::default(); GROUPS];
         for (wish, (_, (x, v))) in wishes.iter_mut().zip(self.groups::<C>()) {
@@ -126,28 +123,18 @@ impl Fit<'_> {
     }
 
     /// Values and weights by group.
-    #[inline(always)]
     fn groups<C: Codec>(&self) -> impl Iterator<Item = (usize, (&[f32], &[Column]))> {
         self.x.chunks_exact(C::GROUP).zip(self.columns.chunks_exact(C::GROUP)).enumerate()
     }
 
     /// What nearest rounding costs with these scales.
-    #[inline(always)]
     fn total<C: Codec>(&self, head: &Head) -> f32 {
-        self.groups::<C>().fold(0.0, |total, (g, (x, v))| {
-            let (step, offset) = (C::step(head, g), C::offset(head, g));
-            let mut lanes = [0.0; LANES];
-            for (x, v) in x.chunks_exact(LANES).zip(v.chunks_exact(LANES)) {
-                for l in 0..LANES {
-                    lanes[l] += cost::<C>(x[l], v[l], step, offset);
-                }
-            }
-            total + lanes.iter().sum::<f32>()
-        })
+        self.groups::<C>()
+            .map(|(g, (x, v))| group_cost(x, v, C::step(head, g), C::offset(head, g), limits::<C>()))
+            .sum()
     }
 
     /// Gives each group the integers beside its wish that cost least.
-    #[inline(always)]
     fn assign<C: Codec>(&self, wishes: &[Wish; GROUPS], head: &mut Head) {
         let Some((low, high)) = C::SCALES else { return };
         for (g, (x, v)) in self.groups::<C>() {
@@ -165,33 +152,25 @@ impl Fit<'_> {
                 steps[l] = head.d * f32::from(integers[l].0);
                 offsets[l] = -(head.m * f32::from(integers[l].1));
             }
-            let costs = costs::<C>(x, v, &steps, &offsets);
+            let costs = costs(x, v, &steps, &offsets, limits::<C>());
             let best = (0..LANES).fold(0, |best, l| if costs[l] < costs[best] { l } else { best });
             (head.scales[g], head.mins[g]) = integers[best];
         }
     }
 
     /// Sets the block's scale and minimum to what is best at the codes and integers as they are.
-    #[inline(always)]
     fn refit<C: Codec>(&self, head: &mut Head) {
         // Values are d a + m b. Sums of a a, a b, b b, x a, x b with weights.
         let mut sums = [0.0f64; 5];
         for (g, (x, v)) in self.groups::<C>() {
             let (step, offset) = (C::step(head, g), C::offset(head, g));
-            let mut lanes = [[0.0f32; LANES]; 5];
-            for (x, v) in x.chunks_exact(LANES).zip(v.chunks_exact(LANES)) {
-                for l in 0..LANES {
-                    let c = code::<C>(x[l] - offset, step);
-                    let terms = [c * c, c, 1.0, x[l] * c, x[l]];
-                    (0..5).for_each(|t| lanes[t][l] += v[l].weight * terms[t]);
-                }
-            }
+            let own = group_sums(x, v, step, offset, limits::<C>());
             let (scale, min) = match C::SCALES {
                 Some(_) => (f64::from(head.scales[g]), -f64::from(head.mins[g])),
                 None => (1.0, 1.0),
             };
             let factors = [scale * scale, scale * min, min * min, scale, min];
-            (0..5).for_each(|t| sums[t] += factors[t] * f64::from(lanes[t].iter().sum::<f32>()));
+            (0..5).for_each(|t| sums[t] += factors[t] * f64::from(own[t]));
         }
         let [aa, ab, bb, xa, xb] = sums;
         let determinant = aa * bb - ab * ab;
@@ -204,7 +183,6 @@ impl Fit<'_> {
     }
 
     /// Codes by nearest rounding with these scales, as stored.
-    #[inline(always)]
     fn stored<C: Codec>(&self, head: &Head) -> [u8; VALUES] {
         let mut stored = [0; VALUES];
         for (g, (stored, x)) in
@@ -212,26 +190,24 @@ impl Fit<'_> {
         {
             let (step, offset) = (C::step(head, g), C::offset(head, g));
             for (stored, x) in stored.iter_mut().zip(x) {
-                *stored = (code::<C>(x - offset, step) as i16 + C::BIAS) as u8;
+                *stored = (nearest_code((x - offset) / step, limits::<C>()) as i16 + C::BIAS) as u8;
             }
         }
         stored
     }
 }
 
-#[inline(always)]
-fn code<C: Codec>(x: f32, step: f32) -> f32 {
-    nearest_code(x / step, (f32::from(C::CODES.0), f32::from(C::CODES.1)))
+/// Lowest and highest code.
+fn limits<C: Codec>() -> (f32, f32) {
+    (f32::from(C::CODES.0), f32::from(C::CODES.1))
 }
 
 /// The integer at or below `wish / unit`, of a size that may be added to; 0 without a unit.
-#[inline(always)]
 fn below(wish: f32, unit: f32) -> i16 {
     if unit == 0.0 { 0 } else { (wish / unit).floor().clamp(-999.0, 999.0) as i16 }
 }
 
 /// The scales of a block whose largest group has the largest integer. Integers are still to be set.
-#[inline(always)]
 fn spanned<C: Codec>(wishes: &[Wish; GROUPS]) -> Head {
     let wishes = &wishes[..C::VALUES / C::GROUP];
     let Some((lowest, highest)) = C::SCALES else {
@@ -243,22 +219,50 @@ fn spanned<C: Codec>(wishes: &[Wish; GROUPS]) -> Head {
     Head { d: to_half(extreme / top), m: to_half(min / f32::from(highest)), ..Head::default() }
 }
 
-/// What nearest rounding of a group costs with each step and offset.
-#[inline(always)]
-fn costs<C: Codec>(x: &[f32], v: &[Column], steps: &Lanes, offsets: &Lanes) -> Lanes {
-    let mut costs = [0.0; LANES];
-    for (x, v) in x.iter().zip(v) {
-        for l in 0..LANES {
-            costs[l] += cost::<C>(*x, *v, steps[l], offsets[l]);
+/// What a group costs with each step and offset.
+fn costs(x: &[f32], v: &[Column], steps: &Lanes, offsets: &Lanes, limits: (f32, f32)) -> Lanes {
+    Arch::new().dispatch(|| {
+        let mut costs = [0.0; LANES];
+        for (x, v) in x.iter().zip(v) {
+            for l in 0..LANES {
+                costs[l] += cost(*x, *v, steps[l], offsets[l], limits);
+            }
         }
-    }
-    costs
+        costs
+    })
+}
+
+/// What a group costs with this step and offset.
+fn group_cost(x: &[f32], v: &[Column], step: f32, offset: f32, limits: (f32, f32)) -> f32 {
+    Arch::new().dispatch(|| {
+        let mut lanes = [0.0; LANES];
+        for (x, v) in x.chunks_exact(LANES).zip(v.chunks_exact(LANES)) {
+            for l in 0..LANES {
+                lanes[l] += cost(x[l], v[l], step, offset, limits);
+            }
+        }
+        lanes.iter().sum()
+    })
+}
+
+/// Weighted sums over a group of `c c`, `c`, `1`, `x c` and `x`, with `c` the nearest code.
+fn group_sums(x: &[f32], v: &[Column], step: f32, offset: f32, limits: (f32, f32)) -> [f32; 5] {
+    Arch::new().dispatch(|| {
+        let mut lanes = [[0.0f32; LANES]; 5];
+        for (x, v) in x.chunks_exact(LANES).zip(v.chunks_exact(LANES)) {
+            for l in 0..LANES {
+                let c = nearest_code((x[l] - offset) / step, limits);
+                let terms = [c * c, c, 1.0, x[l] * c, x[l]];
+                (0..5).for_each(|t| lanes[t][l] += v[l].weight * terms[t]);
+            }
+        }
+        lanes.map(|lanes| lanes.iter().sum())
+    })
 }
 
 /// What a value costs with this step and offset.
 #[inline(always)]
-fn cost<C: Codec>(x: f32, column: Column, step: f32, offset: f32) -> f32 {
-    let (lowest, highest) = (f32::from(C::CODES.0), f32::from(C::CODES.1));
+fn cost(x: f32, column: Column, step: f32, offset: f32, (lowest, highest): (f32, f32)) -> f32 {
     // At a step of zero nothing is rounded and all is known.
     let (at, known) = if step == 0.0 { (0.0, 1.0) } else { ((x - offset) / step, column.known) };
     let e = x - (nearest_code(at, (lowest, highest)) * step + offset);
@@ -267,12 +271,11 @@ fn cost<C: Codec>(x: f32, column: Column, step: f32, offset: f32) -> f32 {
 }
 
 /// The best step of a group without an offset: its extreme value on the lowest or the highest code or beyond, then steps close to the best of these.
-#[inline(always)]
 fn symmetric<C: Codec>(x: &[f32], v: &[Column]) -> Wish {
     let extreme = extreme(x);
     let (mut best, mut least) = (0.0, f32::INFINITY);
     let mut take = |steps: Lanes| {
-        let costs = costs::<C>(x, v, &steps, &[0.0; LANES]);
+        let costs = costs(x, v, &steps, &[0.0; LANES], limits::<C>());
         for l in 0..LANES {
             if costs[l] < least {
                 (best, least) = (steps[l], costs[l]);
@@ -290,7 +293,6 @@ fn symmetric<C: Codec>(x: &[f32], v: &[Column]) -> Wish {
 }
 
 /// The best step and offset of a group: its ends on the lowest and the highest code or beyond. Types with two levels have no offsets above 0.
-#[inline(always)]
 fn affine<C: Codec>(x: &[f32], v: &[Column]) -> Wish {
     let (low, high) = range(x);
     let low = if C::SCALES.is_none() { low } else { low.min(0.0) };
@@ -299,7 +301,7 @@ fn affine<C: Codec>(x: &[f32], v: &[Column]) -> Wish {
     let mut least = f32::INFINITY;
     let mut take = |starts: Lanes, steps: Lanes| {
         let starts = if C::SCALES.is_none() { starts } else { starts.map(|s| s.min(0.0)) };
-        let costs = costs::<C>(x, v, &steps, &starts);
+        let costs = costs(x, v, &steps, &starts, limits::<C>());
         for l in 0..LANES {
             if costs[l] < least {
                 (best, least) = (Wish { step: steps[l], offset: starts[l] }, costs[l]);

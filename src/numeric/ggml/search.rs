@@ -1,5 +1,8 @@
 //! ggml's searches for the scale of a group, bit for bit (`make_qx_quants`, `make_qkx2_quants`, `make_qkx3_quants`, `make_qp_quants` and
-//! `make_q3_quants` of `ggml/src/ggml-quants.c`). Sums run over the values in ggml's order; candidates are independent, so vectors run over them.
+//! `make_q3_quants` of `ggml/src/ggml-quants.c`). Sums run over the values in ggml's order; vectors run over candidates, with the widest
+//! vectors of the machine: the operations and their order do not depend on them.
+
+use faer::traits::pulp::Arch;
 
 /// Candidates computed together.
 const LANES: usize = 8;
@@ -32,8 +35,12 @@ pub fn extreme(x: &[f32]) -> f32 {
 
 /// Scale of `x` with codes in `-largest..largest` and weights `w` of squared errors; the codes are written as stored, from 0
 /// (`make_qx_quants`).
-#[inline(always)]
 pub fn symmetric(x: &[f32], w: &[f32], largest: i32, stored: &mut [u8]) -> f32 {
+    Arch::new().dispatch(|| symmetric_in_vectors(x, w, largest, stored))
+}
+
+#[inline(always)]
+fn symmetric_in_vectors(x: &[f32], w: &[f32], largest: i32, stored: &mut [u8]) -> f32 {
     let extreme = extreme(x);
     if extreme.abs() < ZERO {
         stored[..x.len()].fill(0);
@@ -96,8 +103,12 @@ pub struct Candidates {
 
 /// Scale and minimum (not above 0, its sign turned) of `x` with codes `0..=largest` and weights `w` of errors; writes the codes
 /// (`make_qkx2_quants`, `make_qkx3_quants`).
-#[inline(always)]
 pub fn affine(x: &[f32], w: &[f32], largest: i32, tried: Candidates, stored: &mut [u8]) -> (f32, f32) {
+    Arch::new().dispatch(|| affine_in_vectors(x, w, largest, tried, stored))
+}
+
+#[inline(always)]
+fn affine_in_vectors(x: &[f32], w: &[f32], largest: i32, tried: Candidates, stored: &mut [u8]) -> (f32, f32) {
     let (mut min, mut max) = (x[0], x[0]);
     let (mut sum_w, mut sum_x) = (w[0], w[0] * x[0]);
     for (x, w) in x[1..].iter().zip(&w[1..]) {
@@ -201,7 +212,6 @@ impl Affine<'_> {
 }
 
 /// Scale of numbers that are mostly positive, with codes `0..=largest` (`make_qp_quants`): the scales or minimums of a block's groups.
-#[inline(always)]
 pub fn positive(x: &[f32], w: &[f32], largest: i32, stored: &mut [u8]) -> f32 {
     let max = x.iter().fold(0.0, |max: f32, x| if max > *x { max } else { *x });
     if max < ZERO {
@@ -262,7 +272,6 @@ fn w_times(w: f32, e: f32) -> f32 {
 
 /// Scale of `x` with codes in `-largest..largest`, squares of the values as weights; single codes are moved while that helps. The codes are
 /// written as stored, from 0 (`make_q3_quants`).
-#[inline(always)]
 pub fn moved(x: &[f32], largest: i32, stored: &mut [u8]) -> f32 {
     let extreme = extreme(x);
     if extreme.abs() < ZERO {

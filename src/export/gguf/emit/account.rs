@@ -120,6 +120,8 @@ impl<'a> State<'a> {
         }
         let kind = match common_format(&decls).ok_or_else(|| mixed(name, &decls))? {
             WeightFormat::Float => float_kind(recipe.stored, options),
+            // Numbers of a float type may be stored as the graph asks.
+            WeightFormat::Blocks(kind) if !kind.is_quantized() => float_kind(recipe.stored, options),
             WeightFormat::Blocks(kind) => kind,
             WeightFormat::Grid(grid) => {
                 return Err(format!("{name}: weights on the grid {grid:?}, which no type of ggml is"));

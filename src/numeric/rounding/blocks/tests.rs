@@ -52,15 +52,14 @@ fn quantized() -> impl Iterator<Item = BlockType> {
 fn gptq_gains_and_searched_scales_gain_more() {
     let (n, rows) = (512, 64);
     let w = normals(rows * n, 1);
-    // Measured for neighbours that are alike: GPTQ 0.20 to 0.29 of nearest rounding, searched scales 0.80 (Q2_K) to 0.98 of ggml's;
-    // for noise 0.45 to 0.89 and 0.82 to 0.99.
-    for (name, hessian, most) in [("alike", alike(n, 2), 0.32), ("noisy", noisy(n, 5), 0.95)] {
+    // Measured where neighbours are alike: GPTQ 0.21 to 0.30 of nearest rounding, with searched scales 0.80 (Q2_K) to 0.98 (Q6_K) of that;
+    // for noise 0.34 to 0.39 and 0.82 (Q2_K) to 0.98 (Q4_K).
+    for (name, hessian, most) in [("alike", alike(n, 2), 0.32), ("noisy", noisy(n, 5), 0.42)] {
         let factor = factor(&hessian);
         for kind in quantized() {
             let of = |how| quantize_blocks(&w, (rows, n), kind, how, Some(&factor)).unwrap();
             let (plain, searched) = (of(GGML_SCALES), of(SEARCHED));
             let (ratio, gain) = (plain.error / plain.nearest_error, searched.error / plain.error);
-            println!("{name} {}: {ratio:.3} {gain:.3}", kind.name());
             assert!(ratio < most && gain < 1.0, "{name} {}: {ratio:.3} {gain:.3}", kind.name());
         }
     }
