@@ -30,6 +30,7 @@ mod onnx;
 mod ops;
 mod passes;
 mod planted;
+mod presets;
 mod refusals;
 mod rotation;
 mod schemas;
