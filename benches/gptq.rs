@@ -1,20 +1,22 @@
 //! GPTQ of one large linear, stage by stage: the down projection of Qwen2-VL-2B. Each stage's speed is given as a share of faer's own parallel
-//! product of square matrices in the same type, measured right before and after the stage, so that a slow minute hits both alike.
+//! product of square matrices in the same type, measured right before and after the stage, so that a slow minute hits both alike. Then the same
+//! weights in ggml's blocks: ggml's rounding in gigabytes of float weights per second, and GPTQ against GPTQ on a grid of 4 bits, side by side.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use mquant_export::numeric::ggml::{BlockType, reference};
 use mquant_export::numeric::grid::{Grid, nearest, scales};
 use mquant_export::numeric::random::Random;
-use mquant_export::numeric::rounding::{Options, Rounding, quantize_matrix};
+use mquant_export::numeric::rounding::{BlockRounding, Options, Rounding, quantize_blocks, quantize_matrix};
 use mquant_export::numeric::{Factor, FactorOptions, Hessian, Real, gptq, row_errors};
 
 /// Inputs, outputs and calibration rows of the linear.
 const SHAPE: (usize, usize, usize) = (8960, 1536, 4096);
 /// The same for `cargo test --benches`, which only asks whether the benchmark runs.
-const SMALL: (usize, usize, usize) = (300, 40, 500);
+const SMALL: (usize, usize, usize) = (256, 40, 500);
 /// Side of the square product that stands for faer's speed.
 const SQUARE: usize = 2048;
 /// Directions that the inputs vary in beside white noise.
@@ -89,6 +91,32 @@ fn inputs(rows: usize, n: usize, random: &mut Random) -> Vec<f32> {
     x
 }
 
+/// ggml's blocks: speed of its rounding without and with importance, and GPTQ's time over that on a grid of 4 bits in blocks of 32.
+fn blocks(w: &[f32], shape: (usize, usize), factor: &Factor) {
+    let gptq = Options { rounding: Rounding::Gptq, search: true };
+    let on_grid = || quantize_matrix(w, shape, Grid { bits: 4, block: Some(32) }, gptq, Some(factor)).is_ok();
+    let bytes = size_of_val(w) as f64;
+    for kind in BlockType::all().filter(|kind| kind.is_quantized() && kind.divides(shape.1)) {
+        let (plain, _) = timed(|| black_box(reference(w, shape, kind, None)));
+        let (weighted, _) = timed(|| black_box(reference(w, shape, kind, Some(factor.diagonal()))));
+        let (before, _) = timed(on_grid);
+        let (seconds, found) =
+            timed(|| quantize_blocks(w, shape, kind, BlockRounding::Gptq { search: true }, Some(factor)));
+        let (after, _) = timed(on_grid);
+        match found {
+            Ok(q) => println!(
+                "{:<6} nearest {:>6.2} GB/s, importance {:>6.2} GB/s, GPTQ {seconds:>7.3} s ({:.2} of a grid's), error {:.3} of nearest",
+                kind.name(),
+                bytes / plain / 1e9,
+                bytes / weighted / 1e9,
+                2.0 * seconds / (before + after),
+                q.error / q.nearest_error
+            ),
+            Err(error) => println!("{error}"),
+        }
+    }
+}
+
 fn main() {
     let test = std::env::args().any(|arg| arg == "--test" || arg == "--list");
     let (n, outputs, rows) = if test { SMALL } else { SHAPE };
@@ -118,7 +146,9 @@ fn main() {
         let found = plain("  search of scales", || scales(&w, n, grid, Some(factor.pivots()), true));
         plain("  nearest rounding", || black_box(nearest(&w, n, grid, &found)));
         let work = out * columns * columns;
-        stage("  GPTQ (half of E R)", work, &mut single, || black_box(gptq(&w, grid, &found, &factor)));
+        stage("  GPTQ (half of E R)", work, &mut single, || {
+            black_box(gptq(&w, &grid.lattice(&found, n), &factor))
+        });
         stage("  errors of given codes (E R)", work, &mut single, || black_box(row_errors(&w, &factor)));
         let how = Options { rounding: Rounding::Gptq, search: true };
         let all = plain("  all together", || quantize_matrix(&w, (outputs, n), grid, how, Some(&factor)));
@@ -133,4 +163,5 @@ fn main() {
             Err(error) => println!("{error}"),
         }
     }
+    blocks(&w, (outputs, n), &factor);
 }

@@ -41,6 +41,8 @@ const MENTIONS: &[Mention<'_>] = &[
     ),
     ("src/cli/args.rs", "Qwen2-VL-2B-Instruct", "the examples of --help show a released checkpoint"),
     ("src/export/onnx/genai.rs", "\"qwen2_5_vl\"", "an attribute that onnxruntime-extensions gave this name"),
+    ("src/tokenizer/gguf.rs", "\"qwen2\"", "a rule that cuts text, which llama.cpp knows by this name"),
+    ("src/tokenizer/gguf.rs", "\"chatglm-bpe\"", "a rule that cuts text, which llama.cpp knows by this name"),
     ("src/pipeline/error.rs", "fixtures/qwen2_vl_tiny/", "a hint where a ready calibration set is"),
 ];
 

@@ -13,6 +13,10 @@ Examples:
       int4 weights, static int8 activations, in ./Qwen2-VL-2B-Instruct-w4a8-onnx
   mquant-export Qwen2-VL-2B-Instruct --format onnx --recipe float -o out
       the same graphs in float, no calibration data needed
+  mquant-export Qwen2-VL-2B-Instruct --format gguf --calibration chats.jsonl
+      Q4_K_M for llama.cpp, rounded by GPTQ: a text file and an mmproj file
+  mquant-export Qwen2-VL-2B-Instruct --format gguf --recipe q8_0 --method nearest
+      plain rounding as llama.cpp's own quantizer does it, no calibration data needed
   mquant-export inspect out
       what is in the exported folder, and whether its files are unchanged
 
@@ -29,7 +33,7 @@ Examples:
   mquant-export preprocess out --image cat.jpg --prompt \"What is this?\" -o prompt.safetensors
   python out/generate.py prompt.safetensors          the answer, where the export wrote that program";
 
-/// Quantize a multimodal LLM checkpoint (MQuant: static int8 scales per modality) and write it as ONNX.
+/// Quantize a multimodal LLM checkpoint (MQuant: static int8 scales per modality) and write it as ONNX or GGUF.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, after_help = EXAMPLES, max_term_width = 100)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -45,7 +49,7 @@ pub struct Args {
 /// Commands besides the export.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what is in a checkpoint folder, an exported folder or an .onnx file.
+    /// Show what is in a checkpoint folder, an exported folder, an .onnx or a .gguf file.
     #[command(after_help = INSPECT_EXAMPLES)]
     Inspect(InspectArgs),
     /// Make the input tensors of one prompt, images and text, for programs that run the exported graphs.
@@ -73,9 +77,14 @@ pub struct ExportArgs {
     #[arg(long, value_enum, value_name = "FORMAT", required_unless_present = "dump_ir")]
     pub format: Option<Format>,
 
-    /// Built-in recipe (float, w8a8, w4a8, w4a8-all, w4a8-channel, w4a16) or path of a recipe in YAML.
-    #[arg(long, value_name = "NAME|FILE", default_value = "w4a8")]
-    pub recipe: String,
+    /// Built-in recipe (ONNX: float, w8a8, w4a8, w4a8-all, w4a8-channel, w4a16; GGUF: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0 and so on) or path of
+    /// a recipe in YAML [default: w4a8 for ONNX, q4_k_m for GGUF].
+    #[arg(long, value_name = "NAME|FILE")]
+    pub recipe: Option<String>,
+
+    /// GGUF: how weights are rounded [default: as the recipe says, the built-in ones by gptq].
+    #[arg(long, value_enum, value_name = "METHOD")]
+    pub method: Option<Method>,
 
     /// Calibration samples: chats in JSONL, LLaVA JSON or a VLMEvalKit TSV; 64 to 256 are usual.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Calibration")]
@@ -102,21 +111,25 @@ pub struct ExportArgs {
     #[arg(long, help_heading = "Output")]
     pub force: bool,
 
-    /// Operators of quantized linears: ONNX Runtime's fused int8 kernels, or Q/DQ pairs of the ONNX standard.
-    #[arg(long, value_enum, value_name = "SET", default_value = "ort", help_heading = "Output")]
-    pub ops: Ops,
+    /// GGUF: most tensor bytes per file, such as 4GB; more become several files, as llama.cpp loads them.
+    #[arg(long, value_name = "SIZE", value_parser = some_size, help_heading = "Output")]
+    pub split_size: Option<u64>,
 
-    /// Linears with two activation scales: one product, rows scaled by their modality, or two products over rows ordered by modality.
-    #[arg(long, value_enum, value_name = "FORM", default_value = "row-scale", help_heading = "Output")]
-    pub msq_form: MsqForm,
+    /// ONNX: operators of quantized linears: ONNX Runtime's fused int8 kernels, or Q/DQ pairs of the ONNX standard [default: ort].
+    #[arg(long, value_enum, value_name = "SET", help_heading = "Output")]
+    pub ops: Option<Ops>,
 
-    /// Form of linears with weights below 8 bits [default: int8-gemm where inputs are rounded to int8; where not, matmulnbits, or portable with --ops standard].
+    /// ONNX: linears with two activation scales: one product, rows scaled by their modality, or two products over rows ordered by modality [default: row-scale].
+    #[arg(long, value_enum, value_name = "FORM", help_heading = "Output")]
+    pub msq_form: Option<MsqForm>,
+
+    /// ONNX: form of linears with weights below 8 bits [default: int8-gemm where inputs are rounded to int8; where not, matmulnbits, or portable with --ops standard].
     #[arg(long, value_enum, value_name = "FORM", help_heading = "Output")]
     pub form: Option<Form>,
 
-    /// What files hold of such weights in int8-gemm: 4-bit codes, which are made int8 at load, or int8.
-    #[arg(long, value_enum, value_name = "TYPE", default_value = "auto", help_heading = "Output")]
-    pub store: Store,
+    /// ONNX: what files hold of such weights in int8-gemm: 4-bit codes, which are made int8 at load, or int8 [default: auto].
+    #[arg(long, value_enum, value_name = "TYPE", help_heading = "Output")]
+    pub store: Option<Store>,
 
     /// Describe the model by your own family file instead of the built-in ones.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -150,7 +163,7 @@ pub struct ExportArgs {
 /// Flags of `inspect`.
 #[derive(Debug, ClapArgs)]
 pub struct InspectArgs {
-    /// Checkpoint folder, exported folder or .onnx file.
+    /// Checkpoint folder, exported folder, .onnx or .gguf file.
     #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub path: PathBuf,
 
@@ -204,6 +217,19 @@ pub struct PreprocessArgs {
 pub enum Format {
     /// ONNX graphs for ONNX Runtime.
     Onnx,
+    /// GGUF files for llama.cpp: a text model and a projector (mmproj).
+    Gguf,
+}
+
+/// How weights of GGUF files are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Rotated, then rounded by GPTQ inside the blocks; needs calibration data.
+    Gptq,
+    /// Rounded with llama.cpp's importance weights, from images and text; needs calibration data.
+    Importance,
+    /// Rounded to the nearest value as llama.cpp's quantizer does it.
+    Nearest,
 }
 
 /// Operator sets of quantized linears.
@@ -273,6 +299,14 @@ fn size(text: &str) -> Result<u64, String> {
     n.checked_mul(unit).ok_or_else(|| "is more than any machine has".into())
 }
 
+/// A size of at least one byte.
+fn some_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("expected more than 0 bytes".into()),
+        n => Ok(n),
+    }
+}
+
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number from 1".into()),
@@ -305,8 +339,10 @@ mod tests {
             "x model --format onnx --calibration c.jsonl --calibration-samples 8 -o out --ops standard",
         );
         assert_eq!((a.model.to_str(), a.format), (Some("model"), Some(Format::Onnx)));
-        assert_eq!((a.recipe.as_str(), a.ops, a.calibration_samples), ("w4a8", Ops::Standard, Some(8)));
-        assert_eq!(export("x model --format onnx").ops, Ops::Ort);
+        assert_eq!((a.recipe, a.ops, a.calibration_samples), (None, Some(Ops::Standard), Some(8)));
+        let a = export("x model --format gguf --method nearest --split-size 2GB");
+        assert_eq!((a.format, a.method), (Some(Format::Gguf), Some(Method::Nearest)));
+        assert_eq!(a.split_size, Some(2_000_000_000));
     }
 
     #[test]
@@ -316,7 +352,11 @@ mod tests {
         assert!(e.to_string().contains("--format"), "{e}");
         assert!(export("x model --dump-ir").dump_ir);
         assert_eq!(parse("x").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
-        assert_eq!(parse("x model --format gguf").unwrap_err().kind(), ErrorKind::InvalidValue);
+        assert_eq!(parse("x model --format safetensors").unwrap_err().kind(), ErrorKind::InvalidValue);
+        assert_eq!(
+            parse("x model --format gguf --split-size 0").unwrap_err().kind(),
+            ErrorKind::ValueValidation
+        );
     }
 
     #[test]

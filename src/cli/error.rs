@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::checkpoint::CheckpointError;
+use crate::export::gguf::GgufError;
 use crate::export::onnx::{FormError, OnnxError};
 use crate::family::FamilyError;
 use crate::pipeline::PipelineError;
@@ -40,6 +41,16 @@ pub enum CliError {
     /// `--ops`, `--form` and `--store` do not go together.
     #[error(transparent)]
     Form(FormError),
+    /// A flag of another format.
+    #[error("--{flag} with --format {format}: it belongs to --format {other}; leave it out")]
+    Flag {
+        /// Without dashes.
+        flag: &'static str,
+        /// The format asked for.
+        format: &'static str,
+        /// The format that has it.
+        other: &'static str,
+    },
     /// A checkpoint that was to be shown.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -49,9 +60,12 @@ pub enum CliError {
     /// An ONNX file that was to be shown.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    /// A GGUF file that was to be shown.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// `inspect` does not know this kind of thing.
     #[error(
-        "{path}: {found}; a checkpoint folder, an exported folder or an .onnx file is expected{hint}",
+        "{path}: {found}; a checkpoint folder, an exported folder, an .onnx or a .gguf file is expected{hint}",
         path = .path.display()
     )]
     NotInspectable {

@@ -60,7 +60,13 @@ pub fn property(name: &str, value: impl AsRef<str>) -> String {
 /// What is rotated, and what is not and why.
 pub fn rotations(notes: &[RotationNote]) -> Vec<String> {
     let line = |note: &RotationNote| match (&note.matrix, &note.reason) {
-        (Some(matrix), _) => property("rotated", format!("{}: {matrix}", note.what)),
+        (Some(matrix), _) => {
+            let gain = note.gate.map(|g| {
+                let (with, without) = (100.0 * g.rotated, 100.0 * g.left);
+                format!(" (expected error {with:.3} % with it, {without:.3} % without)")
+            });
+            property("rotated", format!("{}: {matrix}{}", note.what, gain.unwrap_or_default()))
+        }
         (None, reason) => {
             let reason = reason.as_deref().unwrap_or_default();
             property("not rotated", format!("{}: {reason}", note.what))

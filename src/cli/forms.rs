@@ -31,6 +31,9 @@ struct StoreSeen {
 
 /// The form of a planned linear; none for float weights.
 pub fn form(options: &OnnxOptions, linear: &LinearPlan) -> Option<LinearForm> {
+    if linear.precision.weights.blocks().is_some() {
+        return Some(options.block_form());
+    }
     let rounds = linear.precision.activations != Activations::Float;
     options.linear_form(linear.precision.weights.grid()?, linear.input, rounds).ok()
 }
@@ -41,10 +44,9 @@ impl FormsSeen {
         let mut linears = BTreeMap::new();
         let (mut int8_bytes, mut int4_bytes) = (0, 0);
         for linear in plan {
-            let (Some(form), Some(grid)) = (form(options, linear), linear.precision.weights.grid()) else {
-                continue;
-            };
+            let Some(form) = form(options, linear) else { continue };
             *linears.entry(form.name()).or_default() += 1;
+            let Some(grid) = linear.precision.weights.grid() else { continue };
             if grid.bits < 8 && matches!(form, LinearForm::Int8Gemm | LinearForm::FloatGemm) {
                 let shape = (linear.out, linear.input);
                 int8_bytes += stored_bytes(grid, shape, Store::Int8);

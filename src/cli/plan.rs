@@ -11,7 +11,7 @@ use super::forms::{FormsSeen, form};
 use crate::export::onnx::{LinearForm, OnnxOptions};
 use crate::graph::Model;
 use crate::pipeline::{ExportRequest, Plan};
-use crate::quantize::recipe::{Activations, DownProjections, Remedy};
+use crate::quantize::recipe::{Activations, DownProjections, Remedy, Weights};
 use crate::quantize::{Decision, LinearPlan, RotationNote};
 
 /// A plan as shown.
@@ -25,12 +25,10 @@ pub struct PlanSeen {
     title: String,
     parameters: u64,
     recipe: String,
-    ops: &'static str,
-    msq_form: &'static str,
-    /// ONNX forms of the linears.
-    forms: FormsSeen,
-    #[serde(skip)]
-    options: OnnxOptions,
+    format: &'static str,
+    /// What ONNX graphs look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    onnx: Option<OnnxSeen>,
     /// Data set file; absent when the recipe needs none.
     calibration: Option<PathBuf>,
     calibration_samples: Option<usize>,
@@ -41,6 +39,19 @@ pub struct PlanSeen {
     untied_head: Option<usize>,
     linears_quantized: usize,
     linears: Vec<LinearPlan>,
+    /// The token table.
+    table: LinearPlan,
+}
+
+/// Forms of ONNX graphs.
+#[derive(Debug, Serialize)]
+struct OnnxSeen {
+    ops: &'static str,
+    msq_form: &'static str,
+    /// Forms of the linears.
+    forms: FormsSeen,
+    #[serde(skip)]
+    options: OnnxOptions,
 }
 
 impl PlanSeen {
@@ -56,10 +67,13 @@ impl PlanSeen {
             title: plan.resolved().description.title.clone(),
             parameters: plan.parameters(),
             recipe: request.recipe.name.clone(),
-            ops: request.onnx.ops.name(),
-            msq_form: request.onnx.msq.name(),
-            forms: FormsSeen::new(&request.onnx, &plan.linears.linears),
-            options: request.onnx,
+            format: request.format.name(),
+            onnx: request.format.onnx().map(|options| OnnxSeen {
+                ops: options.ops.name(),
+                msq_form: options.msq.name(),
+                forms: FormsSeen::new(options, &plan.linears.linears),
+                options: *options,
+            }),
             calibration: used.map(|c| c.path.clone()),
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
@@ -67,6 +81,7 @@ impl PlanSeen {
             untied_head: untied_head(&plan.resolved().model),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
+            table: plan.linears.table,
         }
     }
 
@@ -84,11 +99,14 @@ impl PlanSeen {
             property("parameters", count(self.parameters)),
             property("recipe", &self.recipe),
             property("calibration", calibration),
-            property("operators", format!("{}, two scales by {}", self.ops, self.msq_form)),
+            property("format", self.format),
             property("output", self.out.display().to_string()),
             property("linears", format!("{quantized} of {all} quantized")),
         ];
-        lines.extend(self.forms.lines());
+        if let Some(onnx) = &self.onnx {
+            lines.push(property("operators", format!("{}, two scales by {}", onnx.ops, onnx.msq_form)));
+            lines.extend(onnx.forms.lines());
+        }
         lines.extend(rotations(&self.rotations));
         if !self.down_projections.is_none() {
             let remedies: Vec<String> = self.down_projections.candidates.iter().map(remedy).collect();
@@ -113,8 +131,11 @@ impl PlanSeen {
         // The key begins with the place of the first such linear, so that rows come in graph order.
         let mut first: BTreeMap<Vec<String>, usize> = BTreeMap::new();
         let mut groups: BTreeMap<(usize, Vec<String>), usize> = BTreeMap::new();
-        for (i, linear) in self.linears.iter().enumerate() {
-            let cells = cells(linear, form(&self.options, linear));
+        // A float token table is what everyone expects.
+        let table = Some(&self.table).filter(|t| t.precision.weights != Weights::Float);
+        for (i, linear) in table.into_iter().chain(&self.linears).enumerate() {
+            let form = self.onnx.as_ref().map(|onnx| form(&onnx.options, linear));
+            let cells = cells(linear, form);
             let place = *first.entry(cells.clone()).or_insert(i);
             *groups.entry((place, cells)).or_default() += 1;
         }
@@ -127,11 +148,15 @@ impl PlanSeen {
     }
 }
 
-/// Role pattern, shape, precision, and the override that decided.
-fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
+/// Role pattern, shape, precision, and the override that decided. `form`: that of the ONNX linear, if the format is ONNX and the weights are on a grid.
+fn cells(linear: &LinearPlan, form: Option<Option<LinearForm>>) -> Vec<String> {
     let weights = linear.precision.weights;
-    let integer = matches!(form, None | Some(LinearForm::Int8Gemm));
+    let integer = matches!(form, Some(None | Some(LinearForm::Int8Gemm)));
     let precision = match linear.precision.activations {
+        a if form.is_none() => {
+            let scales = if a == Activations::Float { "" } else { ", activation scales as metadata" };
+            format!("{weights} weights{scales}")
+        }
         a if a != Activations::Float && !integer => {
             format!("{weights} weights, float inputs: the form has no activation scales")
         }
@@ -145,6 +170,12 @@ fn cells(linear: &LinearPlan, form: Option<LinearForm>) -> Vec<String> {
         Decision::Component => String::new(),
         Decision::Override(pattern) => format!("override {pattern}"),
         Decision::Budget => "budget".to_string(),
+        Decision::Mix => "mix".to_string(),
+        Decision::Fallback { wanted } => {
+            format!("{wanted} does not fit: {} inputs are not whole blocks", linear.input)
+        }
+        Decision::ImagePatches => "image patches: a convolution, whose weights are floats".to_string(),
+        Decision::SharedWithHead => "one tensor with the head".to_string(),
         Decision::Suppressed => "suppressed channel: added in float".to_string(),
         Decision::ConstantInput => "input is constant: computed once, at load".to_string(),
     };
@@ -177,7 +208,7 @@ fn pattern(role: &str) -> String {
 mod tests {
     use super::*;
     use crate::export::onnx::OpSet;
-    use crate::quantize::recipe::{Precision, Weights};
+    use crate::quantize::recipe::Precision;
 
     fn linear(role: &str, activations: Activations, decided_by: Decision) -> LinearPlan {
         let weights = if activations == Activations::Float { Weights::Float } else { Weights::INT8 };
@@ -196,10 +227,13 @@ mod tests {
             title: "F".into(),
             parameters: 1000,
             recipe: "w8a8".into(),
-            ops: "ort",
-            msq_form: "row-scale",
-            forms: FormsSeen::new(&OnnxOptions::new(OpSet::Ort), &[]),
-            options: OnnxOptions::new(OpSet::Ort),
+            format: "onnx",
+            onnx: Some(OnnxSeen {
+                ops: "ort",
+                msq_form: "row-scale",
+                forms: FormsSeen::new(&OnnxOptions::new(OpSet::Ort), &[]),
+                options: OnnxOptions::new(OpSet::Ort),
+            }),
             calibration: Some("c.tsv".into()),
             calibration_samples: Some(1),
             rotations: vec![],
@@ -212,6 +246,7 @@ mod tests {
                 linear("decoder.layers.1.attn.q", Activations::Msq, Decision::Component),
                 linear("decoder.head", Activations::Float, Decision::Override("*.head".into())),
             ],
+            table: linear("embedding", Activations::Float, Decision::Component),
         };
         let lines = seen.lines();
         assert!(lines.contains(&"calibration  c.tsv, at most 1 sample".to_string()), "{lines:?}");

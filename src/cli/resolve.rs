@@ -4,18 +4,22 @@ use std::path::{Component, Path, PathBuf};
 
 use super::args::{self, ExportArgs, Form, Format, Ops, PreprocessArgs, Store};
 use super::error::CliError;
+use crate::export::gguf::GgufOptions;
 use crate::export::onnx::{self, MsqForm, OnnxOptions, OpSet};
-use crate::pipeline::{CalibrationData, ExportRequest, PreprocessRequest};
-use crate::quantize::recipe::Recipe;
+use crate::pipeline::{self, CalibrationData, ExportRequest, PreprocessRequest};
+use crate::quantize::recipe::{Method, Recipe};
 
 /// What the flags of an export ask for.
 ///
 /// # Errors
-/// [`CliError::Recipe`] when the recipe cannot be loaded, [`CliError::Form`] when flags exclude each other.
+/// [`CliError::Recipe`] when the recipe cannot be loaded, [`CliError::Flag`] and [`CliError::Form`] when flags exclude each other.
 pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
-    let recipe = Recipe::load(&args.recipe).map_err(CliError::Recipe)?;
-    let format = args.format.unwrap_or(Format::Onnx);
-    let out = args.out.clone().unwrap_or_else(|| default_out(&args.model, &recipe.name, format));
+    let format = match args.format.unwrap_or(Format::Onnx) {
+        Format::Onnx => pipeline::Format::Onnx(onnx_options(args)?),
+        Format::Gguf => pipeline::Format::Gguf(gguf_options(args)?),
+    };
+    let recipe = recipe(args, &format)?;
+    let out = args.out.clone().unwrap_or_else(|| default_out(&args.model, &recipe.name, &format));
     let calibration = args.calibration.as_ref().map(|path| CalibrationData {
         path: path.clone(),
         allow_outside: args.allow_outside,
@@ -28,7 +32,7 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
         recipe,
         calibration,
         family_file: args.family_file.clone(),
-        onnx: onnx_options(args)?,
+        format,
         activation_memory: args.activation_memory,
     })
 }
@@ -46,18 +50,56 @@ pub fn preprocess(args: &PreprocessArgs) -> PreprocessRequest {
     }
 }
 
+/// The recipe named, or the default of the format.
+fn recipe(args: &ExportArgs, format: &pipeline::Format) -> Result<Recipe, CliError> {
+    let default = match format {
+        pipeline::Format::Onnx(_) => "w4a8",
+        pipeline::Format::Gguf(_) => "q4_k_m",
+    };
+    let recipe = Recipe::load(args.recipe.as_deref().unwrap_or(default)).map_err(CliError::Recipe)?;
+    let method = match args.method {
+        None => return Ok(recipe),
+        Some(args::Method::Gptq) => Method::Gptq,
+        Some(args::Method::Importance) => Method::Importance,
+        Some(args::Method::Nearest) => Method::Nearest,
+    };
+    recipe.with_method(method).map_err(CliError::Recipe)
+}
+
+/// Refuses flags of another format; `given` pairs names with whether they were typed.
+fn refuse(given: &[(&'static str, bool)], format: &'static str, other: &'static str) -> Result<(), CliError> {
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(CliError::Flag { flag, format, other }),
+        None => Ok(()),
+    }
+}
+
+fn gguf_options(args: &ExportArgs) -> Result<GgufOptions, CliError> {
+    let of_onnx = [
+        ("ops", args.ops.is_some()),
+        ("msq-form", args.msq_form.is_some()),
+        ("form", args.form.is_some()),
+        ("store", args.store.is_some()),
+    ];
+    refuse(&of_onnx, "gguf", "onnx")?;
+    Ok(GgufOptions { split: args.split_size })
+}
+
 fn onnx_options(args: &ExportArgs) -> Result<OnnxOptions, CliError> {
+    let of_gguf = [("method", args.method.is_some()), ("split-size", args.split_size.is_some())];
+    refuse(&of_gguf, "onnx", "gguf")?;
     let form = args.form.map(|form| match form {
         Form::Int8Gemm => onnx::Form::Int8Gemm,
         Form::MatMulNBits => onnx::Form::MatMulNBits,
         Form::Portable => onnx::Form::Portable,
     });
     let store = match args.store {
-        Store::Auto => None,
-        Store::Int4 => Some(onnx::Store::Int4),
-        Store::Int8 => Some(onnx::Store::Int8),
+        None | Some(Store::Auto) => None,
+        Some(Store::Int4) => Some(onnx::Store::Int4),
+        Some(Store::Int8) => Some(onnx::Store::Int8),
     };
-    let options = OnnxOptions { ops: op_set(args.ops), form, store, msq: msq_form(args.msq_form) };
+    let ops = args.ops.map_or(OpSet::Ort, op_set);
+    let options = OnnxOptions { ops, form, store, msq: args.msq_form.map_or(MsqForm::default(), msq_form) };
     options.valid().map_err(CliError::Form)?;
     Ok(options)
 }
@@ -77,11 +119,8 @@ fn msq_form(form: args::MsqForm) -> MsqForm {
 }
 
 /// `<model>-<recipe>-<format>` in the current folder, never inside the checkpoint.
-fn default_out(model: &Path, recipe: &str, format: Format) -> PathBuf {
-    let format = match format {
-        Format::Onnx => "onnx",
-    };
-    PathBuf::from(format!("{}-{recipe}-{format}", model_name(model)))
+fn default_out(model: &Path, recipe: &str, format: &pipeline::Format) -> PathBuf {
+    PathBuf::from(format!("{}-{recipe}-{}", model_name(model), format.name()))
 }
 
 /// What a user would call the model in this folder.
@@ -115,8 +154,9 @@ mod tests {
     fn defaults() {
         let r = request("x models/Qwen2-VL-2B/ --format onnx").unwrap();
         assert_eq!(r.out, Path::new("Qwen2-VL-2B-w4a8-onnx"));
-        assert_eq!((r.recipe.name.as_str(), r.onnx.ops), ("w4a8", OpSet::Ort));
-        assert_eq!(r.onnx.msq, MsqForm::RowScale);
+        let onnx = r.format.onnx().unwrap();
+        assert_eq!((r.recipe.name.as_str(), onnx.ops), ("w4a8", OpSet::Ort));
+        assert_eq!(onnx.msq, MsqForm::RowScale);
         assert!(r.calibration.is_none() && !r.force && r.family_file.is_none());
     }
 
@@ -127,14 +167,16 @@ mod tests {
         let r = request(line).unwrap();
         let c = r.calibration.unwrap();
         assert_eq!((c.path.as_path(), c.limit, c.allow_outside), (Path::new("c.tsv"), Some(3), true));
-        assert_eq!((r.out.as_path(), r.force, r.onnx.ops), (Path::new("o"), true, OpSet::Standard));
-        assert_eq!(r.onnx.msq, MsqForm::Split);
+        let onnx = r.format.onnx().unwrap();
+        assert_eq!((r.out.as_path(), r.force, onnx.ops), (Path::new("o"), true, OpSet::Standard));
+        assert_eq!(onnx.msq, MsqForm::Split);
         assert_eq!(r.family_file.as_deref(), Some(Path::new("f.yaml")));
     }
 
     #[test]
     fn forms_and_what_is_stored() {
-        let onnx = |flags: &str| request(&format!("x m --format onnx {flags}")).map(|r| r.onnx);
+        let onnx =
+            |flags: &str| request(&format!("x m --format onnx {flags}")).map(|r| *r.format.onnx().unwrap());
         assert_eq!(onnx("").unwrap(), OnnxOptions::new(OpSet::Ort));
         let asked = onnx("--form int8-gemm --store int4 --ops standard").unwrap();
         assert_eq!((asked.form, asked.store), (Some(onnx::Form::Int8Gemm), Some(onnx::Store::Int4)));
@@ -149,6 +191,26 @@ mod tests {
             let e = onnx(flags).unwrap_err();
             assert_eq!(e.status(), crate::cli::ExitStatus::UserError);
             assert!(e.to_string().contains(word), "{e}");
+        }
+    }
+
+    #[test]
+    fn flags_belong_to_a_format() {
+        let r = request("x models/m --format gguf --split-size 2GB").unwrap();
+        assert_eq!((r.out.as_path(), r.recipe.name.as_str()), (Path::new("m-q4_k_m-gguf"), "q4_k_m"));
+        assert_eq!(r.format, pipeline::Format::Gguf(GgufOptions { split: Some(2_000_000_000) }));
+        assert!(!request("x m --format gguf --method nearest").unwrap().recipe.needs_calibration());
+        for (line, flag) in [
+            ("--format gguf --ops ort", "--ops"),
+            ("--format gguf --store auto", "--store"),
+            ("--format gguf --form portable", "--form"),
+            ("--format gguf --msq-form split", "--msq-form"),
+            ("--format onnx --method gptq", "--method"),
+            ("--format onnx --split-size 1GB", "--split-size"),
+        ] {
+            let e = request(&format!("x m {line}")).unwrap_err();
+            assert_eq!(e.status(), crate::cli::ExitStatus::UserError);
+            assert!(e.to_string().starts_with(flag), "{e}");
         }
     }
 

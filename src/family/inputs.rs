@@ -2,6 +2,8 @@
 //! Plain data, filled by `family::resolve` from the family file and the checkpoint's own JSON files; interpreted by
 //! `calibrate`. No image or text is touched here.
 
+pub mod gguf;
+
 /// Longest side a family may ask an image or a tile to be resized to, in pixels.
 pub const MAX_TARGET_SIDE: u32 = 32768;
 

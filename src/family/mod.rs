@@ -5,6 +5,7 @@
 mod account;
 mod binding;
 mod error;
+mod gguf;
 pub mod inputs;
 mod library;
 mod resolve;
@@ -17,6 +18,7 @@ mod weights;
 pub use account::Ignored;
 pub use binding::{Binding, RowSet};
 pub use error::{FamilyError, FamilyProblem};
+pub use gguf::{provenance, vocabulary_keys};
 pub use library::Library;
 pub use resolve::{Description, GenaiPlan, Resolved, describe, resolve};
 pub use weights::CheckpointWeights;

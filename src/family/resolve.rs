@@ -8,6 +8,8 @@ use serde_json::Value as Json;
 use super::account::{Ignored, account, cross_check};
 use super::binding::Binding;
 use super::error::{FamilyError, FamilyProblem};
+use super::gguf::gguf_plan;
+use super::inputs::gguf::GgufPlan;
 use super::inputs::{ImagePlan, PromptPlan};
 use super::library::Library;
 use super::schema::{FamilyFile, GenaiDef};
@@ -17,7 +19,7 @@ use crate::checkpoint::{Checkpoint, SideFiles};
 use crate::graph::Model;
 use crate::graph::build::build;
 use crate::graph::spec::ModelSpec;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{Tokenizer, TokenizerFormat};
 
 mod inputs;
 
@@ -34,12 +36,16 @@ pub struct Description {
     pub spec: ModelSpec,
     /// The checkpoint's tokenizer.
     pub tokenizer: Tokenizer,
+    /// The files it was read from.
+    pub tokenizer_format: TokenizerFormat,
     /// Image preprocessing.
     pub image: ImagePlan,
     /// Prompt layout.
     pub prompt: PromptPlan,
     /// What GenAI needs, or why it cannot run the family.
     pub genai: Result<GenaiPlan, String>,
+    /// The files for llama.cpp, or why there are none and what to do instead.
+    pub gguf: Result<GgufPlan, String>,
 }
 
 /// A checkpoint understood.
@@ -140,8 +146,10 @@ impl<'a> Sources<'a> {
             title: family.title.clone(),
             image: image_plan(family, values),
             genai: genai_plan(&family.runtimes.genai, values, &ids),
+            gguf: gguf_plan(&family.runtimes.gguf, values, &tokenizer),
             spec,
             tokenizer,
+            tokenizer_format: family.tokenizer.clone(),
             prompt,
         })
     }

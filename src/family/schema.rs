@@ -10,8 +10,13 @@ use serde_json::Value as Json;
 use crate::graph::spec::{Activation, Norm, NormPlace, RotaryLayout};
 use crate::tokenizer::TokenizerFormat;
 
+mod gguf;
 mod inputs;
 
+pub use gguf::{
+    ColumnDef, GgufDef, GgufFileDef, GgufRouteDef, GgufTensorDef, GgufVisionDef, KeyDef, NeedDef, RolesDef,
+    SinCosDef, StoredDef,
+};
 pub use inputs::{
     ContentDef, ImageDef, PatchRowsDef, PositionsDef, PromptDef, TemplateDef, TokensDef, ViewsDef,
 };
@@ -459,6 +464,8 @@ pub struct IgnoreDef {
 pub struct RuntimesDef {
     /// ONNX Runtime GenAI.
     pub genai: GenaiDef,
+    /// llama.cpp.
+    pub gguf: GgufDef,
 }
 
 /// ONNX Runtime GenAI and the family.

@@ -7,14 +7,20 @@ use super::error::FamilyError;
 use super::schema::{FamilyFile, Match, SCHEMA_VERSION};
 
 /// Parts that family files share, by name; adding a part adds a line.
-const PARTS: [(&str, &str); 3] = [
+const PARTS: [(&str, &str); 6] = [
     ("clip_pixels", include_str!("../../converters/parts/clip_pixels.yaml")),
+    ("gguf_decoder", include_str!("../../converters/parts/gguf_decoder.yaml")),
+    ("gguf_linears", include_str!("../../converters/parts/gguf_linears.yaml")),
+    ("gguf_vision", include_str!("../../converters/parts/gguf_vision.yaml")),
     ("hf_decoder", include_str!("../../converters/parts/hf_decoder.yaml")),
     ("resampler", include_str!("../../converters/parts/resampler.yaml")),
 ];
 
 /// Lists that grow when files are merged; all other keys may be given once.
-const LISTS: [&str; 3] = ["tensors", "ignore", "require"];
+const LISTS: [&str; 5] = ["tensors", "ignore", "require", "needs", "limits"];
+
+/// The section whose sections are joined as well: parts hold what files of a runtime have in common.
+const DEEP: &str = "runtimes";
 
 /// One family file, its options still open.
 #[derive(Debug)]
@@ -158,25 +164,33 @@ fn merged(base: &Map<String, Json>, groups: &[Vec<Choice>], picks: &[usize]) -> 
     Ok(family)
 }
 
-/// Adds `from` to `into`: lists of [`LISTS`] grow, sections are joined key by key, and no key is given twice.
+/// Adds `from` to `into`: lists of [`LISTS`] grow, sections are joined key by key ([`DEEP`] at any depth), and nothing is given twice.
 fn merge(into: &mut Map<String, Json>, from: Map<String, Json>) -> Result<(), String> {
     for (key, value) in from {
-        match (into.get_mut(&key), value) {
-            (None, value) => {
-                into.insert(key, value);
-            }
-            (Some(Json::Array(a)), Json::Array(b)) if LISTS.contains(&key.as_str()) => a.extend(b),
-            (Some(Json::Object(a)), Json::Object(b)) => {
-                for (name, value) in b {
-                    if a.insert(name.clone(), value).is_some() {
-                        return Err(format!("{key}.{name} is given twice"));
-                    }
-                }
-            }
-            _ => return Err(format!("{key} is given twice")),
-        }
+        let depth = if DEEP == key { usize::MAX } else { 1 };
+        join(into, key, value, depth)?;
     }
     Ok(())
+}
+
+/// Adds one key; sections below it are joined down to `depth`.
+fn join(into: &mut Map<String, Json>, key: String, value: Json, depth: usize) -> Result<(), String> {
+    match (into.get_mut(&key), value) {
+        (None, value) => {
+            into.insert(key, value);
+            Ok(())
+        }
+        (Some(Json::Array(a)), Json::Array(b)) if LISTS.contains(&key.as_str()) => {
+            a.extend(b);
+            Ok(())
+        }
+        (Some(Json::Object(a)), Json::Object(b)) if depth > 0 => {
+            // The innermost call knows what was given twice, the outer ones where that is.
+            let below = |e: String| format!("{key}.{e}");
+            b.into_iter().try_for_each(|(name, v)| join(a, name, v, depth - 1).map_err(below))
+        }
+        _ => Err(format!("{key} is given twice")),
+    }
 }
 
 #[cfg(test)]
@@ -196,8 +210,22 @@ mod tests {
         assert_eq!(Json::Object(a.clone()), want);
         let e = merge(&mut a, keys(serde_json::json!({"numbers": {"y": 3}}))).unwrap_err();
         assert_eq!(e, "numbers.y is given twice");
+        let e = merge(&mut a, keys(serde_json::json!({"numbers": {"x": {"config": []}}}))).unwrap_err();
+        assert_eq!(e, "numbers.x is given twice");
         let e = merge(&mut a, keys(serde_json::json!({"title": "b"}))).unwrap_err();
         assert_eq!(e, "title is given twice");
+    }
+
+    #[test]
+    fn runtimes_are_joined_at_any_depth() {
+        let mut a = keys(serde_json::json!({"runtimes": {"r": {"keys": {"x": 1}, "tensors": [1]}}}));
+        let b = serde_json::json!({"runtimes": {"r": {"keys": {"y": 2}, "tensors": [2]}, "s": {}}});
+        merge(&mut a, keys(b)).unwrap();
+        let want =
+            serde_json::json!({"runtimes": {"r": {"keys": {"x": 1, "y": 2}, "tensors": [1, 2]}, "s": {}}});
+        assert_eq!(Json::Object(a.clone()), want);
+        let b = serde_json::json!({"runtimes": {"r": {"keys": {"x": 1}}}});
+        assert_eq!(merge(&mut a, keys(b)).unwrap_err(), "runtimes.r.keys.x is given twice");
     }
 
     #[test]

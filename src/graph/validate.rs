@@ -2,7 +2,7 @@
 //! 1. structure: every node names existing values and weights; a value is written once, before it is read; outputs exist;
 //! 2. names: values and nodes are unique in their graph, weights in the model; names are plain;
 //! 3. typing: each op accepts its operands, and its results are what the graph says (shape, type, basis);
-//! 4. weights: each declared weight is used by at least one node; integer formats only where a linear can read them.
+//! 4. weights: each declared weight is used by at least one node; formats of codes only where a linear, or of blocks a token table, can read them.
 //!
 //! Not checked here: numbers (finite weights are the checkpoint reader's job) and run-time sizes.
 
@@ -217,12 +217,15 @@ fn typing(model: &Model, graph: &Graph, problems: &mut Vec<GraphProblem>) {
                 inferred,
             });
         }
-        let matrix = match &node.op {
-            Op::Linear(l) => Some(l.weight),
-            _ => None,
+        let readable = |id: WeightId, format: WeightFormat| match (&node.op, format) {
+            (_, WeightFormat::Float) => true,
+            (Op::Linear(l), _) => l.weight == id,
+            // Rows of a table in blocks are read one by one.
+            (Op::Embed(_), WeightFormat::Blocks(_)) => true,
+            _ => false,
         };
-        for id in node.op.weights().into_iter().filter(|&id| Some(id) != matrix) {
-            if model.weights.get(id.0).is_some_and(|w| w.format != WeightFormat::Float) {
+        for id in node.op.weights() {
+            if model.weights.get(id.0).is_some_and(|w| !readable(id, w.format)) {
                 let weight = model.weights[id.0].name.clone();
                 problems.push(GraphProblem::IntegerWeight {
                     graph: name,

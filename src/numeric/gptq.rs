@@ -1,4 +1,4 @@
-//! GPTQ (arXiv 2210.17323) with the steps of all columns given: which codes the weights of a linear get so that the error of its outputs, not
+//! GPTQ (arXiv 2210.17323) with the lattice of all columns given: which codes the weights of a linear get so that the error of its outputs, not
 //! of its weights, is small. See [`Factor`] for the formulation. Rows are independent; a chunk of them is kept transposed, so that a column of
 //! the chunk is contiguous and everything but the products is a loop over rows.
 
@@ -8,7 +8,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::factor::Factor;
-use super::grid::{Grid, Scales, nearest_code};
+use super::lattice::{Lattice, nearest_code};
 use super::triangle::BLOCK;
 
 /// Rows rounded together.
@@ -20,15 +20,15 @@ const LEAF: usize = 16;
 /// `e H e^T` without the damping.
 ///
 /// Column by column in the order of the factor, `q_j = round(w_j + (sum_{i<j} e_i R[i,j]) / R[j,j])` with the errors `e_i = w_i - q_i` of the
-/// columns before it: the value of the grid that makes column `j` of `e R` smallest.
-pub fn gptq(w: &[f32], grid: Grid, scales: &Scales, factor: &Factor) -> (Vec<i8>, Vec<f64>) {
+/// columns before it: the value of the lattice that makes column `j` of `e R` smallest.
+pub fn gptq(w: &[f32], lattice: &Lattice, factor: &Factor) -> (Vec<i8>, Vec<f64>) {
     let n = factor.channels();
     let mut codes = vec![0; w.len()];
     let mut errors = vec![0.0; w.len() / n.max(1)];
     let chunks = codes.par_chunks_mut((ROWS * n).max(1)).zip(errors.par_chunks_mut(ROWS)).enumerate();
     chunks.for_each(|(c, (codes, errors))| {
         let first = c * ROWS;
-        let mut chunk = Chunk::new(&w[first * n..][..codes.len()], grid, scales, first, factor);
+        let mut chunk = Chunk::new(&w[first * n..][..codes.len()], lattice, first, factor);
         chunk.round();
         chunk.write(codes, errors);
     });
@@ -105,11 +105,14 @@ impl Errors {
 struct Chunk<'a> {
     factor: &'a Factor,
     rows: usize,
-    largest: f32,
-    block: usize,
+    /// Lowest and highest code.
+    codes_in: (f32, f32),
+    group: usize,
     w: Vec<f32>,
-    /// Steps of the grid, one slice of all rows per block of columns.
+    /// Steps of the lattice, one slice of all rows per group of columns.
     steps: Vec<f32>,
+    /// The same for offsets, where there are any.
+    offsets: Option<Vec<f32>>,
     /// Of columns not rounded yet what the errors before them add to `e R`; of rounded columns their errors.
     x: Vec<f32>,
     codes: Vec<i8>,
@@ -119,23 +122,22 @@ struct Chunk<'a> {
 }
 
 impl<'a> Chunk<'a> {
-    fn new(w: &[f32], grid: Grid, scales: &Scales, first: usize, factor: &'a Factor) -> Self {
+    fn new(w: &[f32], lattice: &Lattice, first: usize, factor: &'a Factor) -> Self {
         let n = factor.channels();
         let rows = w.len() / n;
-        let blocks = grid.blocks(n);
-        let mut steps = vec![0.0; blocks * rows];
-        for b in 0..blocks {
-            for r in 0..rows {
-                steps[b * rows + r] = scales.step((first + r) * blocks + b, first + r);
-            }
-        }
+        let groups = lattice.groups(n);
+        let columns = |values: &[f32]| {
+            let values = &values[first * groups..][..rows * groups];
+            (0..groups * rows).map(|i| values[i % rows * groups + i / rows]).collect::<Vec<f32>>()
+        };
         Self {
             factor,
             rows,
-            largest: f32::from(grid.largest_code()),
-            block: grid.block.unwrap_or(n),
+            codes_in: (f32::from(lattice.lowest), f32::from(lattice.highest)),
+            group: lattice.group,
             w: transposed(w, factor),
-            steps,
+            steps: columns(&lattice.steps),
+            offsets: lattice.offsets.as_deref().map(columns),
             x: vec![0.0; w.len()],
             codes: vec![0; w.len()],
             errors: Errors::new(rows),
@@ -190,14 +192,18 @@ impl<'a> Chunk<'a> {
             for (e, r) in before[range.start * rows..].chunks_exact(rows).zip(&column[range.start..j]) {
                 x.iter_mut().zip(e).for_each(|(x, e)| *x += e * r);
             }
-            let first = self.factor.order()[j] / self.block * rows;
+            let first = self.factor.order()[j] / self.group * rows;
             let line = Line {
                 pivot: column[j],
-                largest: self.largest,
+                codes_in: self.codes_in,
                 w: &self.w[j * rows..][..rows],
                 steps: &self.steps[first..][..rows],
             };
-            line.round(x, &mut self.codes[j * rows..][..rows], &mut self.terms[t * rows..][..rows]);
+            let (codes, terms) = (&mut self.codes[j * rows..][..rows], &mut self.terms[t * rows..][..rows]);
+            match &self.offsets {
+                None => line.round(x, codes, terms),
+                Some(offsets) => line.round_with(&offsets[first..][..rows], x, codes, terms),
+            }
         }
         let e = &self.x[range.start * rows..range.end * rows];
         self.errors.add(&self.terms[..range.len() * rows], e);
@@ -217,7 +223,7 @@ impl<'a> Chunk<'a> {
 /// One column of a chunk.
 struct Line<'a> {
     pivot: f32,
-    largest: f32,
+    codes_in: (f32, f32),
     w: &'a [f32],
     steps: &'a [f32],
 }
@@ -229,8 +235,23 @@ impl Line<'_> {
         let inverse = self.pivot.recip();
         let values = x.iter_mut().zip(codes).zip(terms).zip(self.w.iter().zip(self.steps));
         for (((x, code), term), (w, step)) in values {
-            let rounded = nearest_code((w + *x * inverse) / step, self.largest);
+            let rounded = nearest_code((w + *x * inverse) / step, self.codes_in);
             let e = w - rounded * step;
+            *term = *x + e * self.pivot;
+            *x = e;
+            *code = rounded as i8;
+        }
+    }
+
+    /// The same on a lattice with offsets.
+    #[inline(always)]
+    fn round_with(&self, offsets: &[f32], x: &mut [f32], codes: &mut [i8], terms: &mut [f32]) {
+        let inverse = self.pivot.recip();
+        let lattice = self.steps.iter().zip(offsets);
+        let values = x.iter_mut().zip(codes).zip(terms).zip(self.w.iter().zip(lattice));
+        for (((x, code), term), (w, (step, offset))) in values {
+            let rounded = nearest_code((w + *x * inverse - offset) / step, self.codes_in);
+            let e = w - (rounded * step + offset);
             *term = *x + e * self.pivot;
             *x = e;
             *code = rounded as i8;

@@ -11,6 +11,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::lattice::{Lattice, nearest_code};
+
 pub use matrix::{GridMatrix, Scales};
 pub use search::scales;
 
@@ -18,8 +20,6 @@ pub use search::scales;
 pub const LARGEST_MULTIPLIER: u8 = 15;
 /// Bits that a multiplier is stored in.
 const MULTIPLIER_BITS: f64 = 4.0;
-/// `1.5 * 2^23`: an `f32` of this size has no fraction bits, so adding it rounds to the nearest integer, ties to even.
-const ROUND: f32 = 12_582_912.0;
 
 /// Which values a weight may take: `code * multiplier * scale` with codes symmetric about zero.
 #[derive(
@@ -87,6 +87,14 @@ impl Grid {
         (0..self.blocks(cols)).map(move |b| b * block..cols.min((b + 1) * block))
     }
 
+    /// The values of a matrix of `cols` columns with these scales.
+    pub fn lattice(self, scales: &Scales, cols: usize) -> Lattice {
+        let (largest, blocks) = (self.largest_code(), self.blocks(cols));
+        let steps = (0..scales.scales.len() * blocks).map(|at| scales.step(at, at / blocks)).collect();
+        let group = self.block.unwrap_or(cols).max(1);
+        Lattice { lowest: -largest, highest: largest, group, steps, offsets: None }
+    }
+
     /// Bits of storage per weight of a row of `cols` columns: codes, 4 bits per multiplier and the `f32` scale of the row.
     pub fn bits_per_weight(self, cols: usize) -> f64 {
         let multipliers = if self.block.is_some() { self.blocks(cols) as f64 * MULTIPLIER_BITS } else { 0.0 };
@@ -103,7 +111,7 @@ pub fn nearest(w: &[f32], cols: usize, grid: Grid, scales: &Scales) -> Vec<i8> {
         for (b, range) in grid.ranges(cols).enumerate() {
             let step = scales.step(r * blocks + b, r);
             let pairs = codes[range.clone()].iter_mut().zip(&w[range]);
-            pairs.for_each(|(code, w)| *code = nearest_code(w / step, largest) as i8);
+            pairs.for_each(|(code, w)| *code = symmetric_code(w / step, largest) as i8);
         }
     });
     codes
@@ -111,9 +119,8 @@ pub fn nearest(w: &[f32], cols: usize, grid: Grid, scales: &Scales) -> Vec<i8> {
 
 /// `x` rounded to the nearest integer in `[-largest, largest]`, ties to even. `largest` is at most 127.
 #[inline(always)]
-pub(super) fn nearest_code(x: f32, largest: f32) -> f32 {
-    // The same as round_ties_even, which is a call per number where the compiler may not assume SSE 4.1.
-    (x.max(-largest).min(largest) + ROUND) - ROUND
+fn symmetric_code(x: f32, largest: f32) -> f32 {
+    nearest_code(x, (-largest, largest))
 }
 
 /// Symmetric int8 per row by nearest rounding: the scale is the row's largest absolute value over 127, codes lie in `[-127, 127]`, ties go to even.
@@ -174,16 +181,6 @@ mod tests {
         assert_eq!(valid(5, None), Err(GridError::Bits(5)));
         assert_eq!(valid(4, Some(0)), Err(GridError::EmptyBlock));
         assert_eq!(valid(8, Some(128)), Err(GridError::WideBlock(128)));
-    }
-
-    #[test]
-    fn rounding_by_addition_is_rounding_to_nearest_even() {
-        for i in -300_000..300_000 {
-            let x = i as f32 / 1024.0;
-            for largest in [1.0, 3.0, 7.0, 127.0] {
-                assert_eq!(nearest_code(x, largest), x.round_ties_even().clamp(-largest, largest), "{x}");
-            }
-        }
     }
 
     proptest! {

@@ -1,7 +1,12 @@
 //! One float matrix to codes on a grid: scales, then nearest rounding or GPTQ, and row by row never worse than nearest rounding at the largest
 //! weights.
 
+mod blocks;
+
+pub use blocks::{BlockRounding, QuantizedBlocks, quantize_blocks};
+
 use super::factor::Factor;
+use super::ggml::BlockError;
 use super::gptq::{gptq, row_errors};
 use super::grid::{Grid, GridError, GridMatrix, Scales, nearest, scales};
 
@@ -77,6 +82,17 @@ pub enum QuantizeError {
         /// Its column.
         column: usize,
     },
+    /// Blocks that do not fit, or an importance that is none.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// Scales beyond half precision.
+    #[error(
+        "row {row} has weights that scales in half precision cannot reach: expected weights far below 65504 times the largest code; choose bf16 or f32"
+    )]
+    Overflow {
+        /// The row.
+        row: usize,
+    },
     /// GPTQ without a factor.
     #[error(
         "GPTQ without a factored Hessian: expected one per linear; calibrate the linear, or round to nearest"
@@ -96,13 +112,8 @@ pub fn quantize_matrix(
     factor: Option<&Factor>,
 ) -> Result<Quantized, QuantizeError> {
     grid.valid()?;
-    let channels = factor.map_or(cols, Factor::channels);
-    if rows.checked_mul(cols) != Some(w.len()) || channels != cols {
-        return Err(QuantizeError::Shape { rows, cols, found: w.len(), channels });
-    }
-    if let Some(i) = w.iter().position(|x| !x.is_finite()) {
-        return Err(QuantizeError::NotFinite { row: i / cols, column: i % cols });
-    }
+    let sizes = Sizes { rows, cols };
+    sizes.check(w, factor)?;
     if how.rounding == Rounding::Gptq && factor.is_none() {
         return Err(QuantizeError::NoFactor);
     }
@@ -111,7 +122,7 @@ pub fn quantize_matrix(
     let chosen = match (how.rounding, factor) {
         (Rounding::Gptq, Some(factor)) => {
             let scales = scales(w, cols, grid, Some(factor.pivots()), how.search);
-            let (codes, errors) = gptq(w, grid, &scales, factor);
+            let (codes, errors) = gptq(w, &grid.lattice(&scales, cols), factor);
             Rounded { matrix: GridMatrix::new(grid, cols, codes, scales), errors }
         }
         _ if how.search => {
@@ -131,6 +142,32 @@ pub fn quantize_matrix(
     Ok(Quantized { matrix: kept.matrix, error: kept.errors.iter().sum(), nearest_error, rows_kept_nearest })
 }
 
+/// The shape of a matrix.
+#[derive(Clone, Copy)]
+struct Sizes {
+    rows: usize,
+    cols: usize,
+}
+
+impl Sizes {
+    /// Refuses weights that are not of this shape, not the factor's or not finite.
+    fn check(self, w: &[f32], factor: Option<&Factor>) -> Result<(), QuantizeError> {
+        let Self { rows, cols } = self;
+        let channels = factor.map_or(cols, Factor::channels);
+        if rows.checked_mul(cols) != Some(w.len()) || channels != cols {
+            return Err(QuantizeError::Shape { rows, cols, found: w.len(), channels });
+        }
+        let bad = w.iter().position(|x| !x.is_finite());
+        bad.map_or(Ok(()), |i| Err(QuantizeError::NotFinite { row: i / cols, column: i % cols }))
+    }
+
+    /// The error of each row of weight errors `e`: weighted by the Hessian, or squares.
+    fn errors(self, e: &[f32], factor: Option<&Factor>) -> Vec<f64> {
+        let plain = |e: &[f32]| e.iter().map(|e| f64::from(*e).powi(2)).sum();
+        factor.map_or_else(|| e.chunks(self.cols.max(1)).map(plain).collect(), |f| row_errors(e, f))
+    }
+}
+
 /// A matrix with the error of each row.
 struct Rounded {
     matrix: GridMatrix,
@@ -141,9 +178,7 @@ impl Rounded {
     fn nearest(w: &[f32], cols: usize, grid: Grid, scales: Scales, factor: Option<&Factor>) -> Self {
         let codes = nearest(w, cols, grid, &scales);
         let matrix = GridMatrix::new(grid, cols, codes, scales);
-        let e = matrix.errors(w);
-        let plain = |e: &[f32]| e.iter().map(|e| f64::from(*e).powi(2)).sum();
-        let errors = factor.map_or_else(|| e.chunks(cols.max(1)).map(plain).collect(), |f| row_errors(&e, f));
+        let errors = Sizes { rows: matrix.rows, cols }.errors(&matrix.errors(w), factor);
         Self { matrix, errors }
     }
 

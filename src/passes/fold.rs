@@ -9,7 +9,7 @@
 use super::rewrite::{Change, Factors, Rewrites};
 use super::{PassError, drop_unused_weights, ensure};
 use crate::graph::ops::{LayerNorm, Linear, OpSpec, RmsNorm};
-use crate::graph::{Graph, Model, Op, ValueId, WeightDecl, WeightFormat, WeightId};
+use crate::graph::{Graph, Model, Op, Stream, ValueId, ValueInfo, WeightDecl, WeightFormat, WeightId};
 
 const PASS: &str = "fold_norms";
 
@@ -17,15 +17,40 @@ const PASS: &str = "fold_norms";
 ///
 /// # Errors
 /// [`PassError`] when the result is not valid.
-pub fn fold_norms(mut model: Model, rewrites: &mut Rewrites) -> Result<Model, PassError> {
+pub fn fold_norms(model: Model, rewrites: &mut Rewrites) -> Result<Model, PassError> {
+    fold(model, rewrites, |_| true)
+}
+
+/// Folds the norms that read one of these streams and the gains that write one: all that a rotation of them needs.
+///
+/// # Errors
+/// [`PassError`] when the result is not valid.
+pub fn fold_streams(model: Model, rewrites: &mut Rewrites, streams: &[Stream]) -> Result<Model, PassError> {
+    fold(model, rewrites, |value| value.basis.is_some_and(|b| streams.contains(&b.stream)))
+}
+
+/// Folds the norms that read and the gains that write a value of which `of` holds.
+fn fold(
+    mut model: Model,
+    rewrites: &mut Rewrites,
+    of: impl Fn(&ValueInfo) -> bool,
+) -> Result<Model, PassError> {
     let mut graphs = std::mem::take(&mut model.graphs);
     for graph in &mut graphs {
+        let reads =
+            |graph: &Graph, node: usize| graph.nodes[node].inputs.first().map(|v| of(graph.value(*v)));
+        let writes =
+            |graph: &Graph, node: usize| graph.nodes[node].outputs.first().map(|v| of(graph.value(*v)));
         for node in 0..graph.nodes.len() {
-            fold_norm(graph, &mut model.weights, rewrites, node);
+            if reads(graph, node) == Some(true) {
+                fold_norm(graph, &mut model.weights, rewrites, node);
+            }
         }
         // Last node first: removing one moves only those behind it.
         for node in (0..graph.nodes.len()).rev() {
-            fold_gain(graph, &model.weights, rewrites, node);
+            if writes(graph, node) == Some(true) {
+                fold_gain(graph, &model.weights, rewrites, node);
+            }
         }
     }
     model.graphs = graphs;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 pub use aifs::order_by_modality;
 pub use bake::bake_mean;
-pub use fold::fold_norms;
+pub use fold::{fold_norms, fold_streams};
 pub use merge::merge_linears;
 pub use msq::carry_modality;
 pub use online::rotate_online;

@@ -3,27 +3,27 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::manifest::Manifest;
+use super::manifest::{GgufForm, Manifest, OnnxForm};
 use crate::family::Resolved;
 
 /// Text of the card: what the files are and how to run them.
 pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
     let mut card = String::new();
     let d = &resolved.model.spec.decoder;
-    let quantized = forms(manifest);
     // Writing to a String cannot fail.
     let _ = write!(
         card,
-        "# {title}, {recipe} ONNX\n\n\
+        "# {title}, {recipe} {format}\n\n\
          Exported by {tool} {version} with the recipe `{recipe}`: {description}.\n\n\
          | | |\n|---|---|\n\
          | family | {family} |\n\
          | decoder | {layers} layers, width {width}, {heads} heads over {kv} key/value heads, {vocab} tokens |\n\
          | quantized linears | {quantized} |\n\
-         | operators | {ops} |\n{form}\
+         {form}\
          | calibration samples | {samples} |\n\n",
         title = resolved.description.title,
         recipe = manifest.recipe.name,
+        format = manifest.format.to_uppercase(),
         tool = manifest.tool.name,
         version = manifest.tool.version,
         description = manifest.recipe.description,
@@ -33,19 +33,31 @@ pub(super) fn model_card(resolved: &Resolved, manifest: &Manifest) -> String {
         heads = d.heads,
         kv = d.kv_heads,
         vocab = d.vocab,
-        ops = match manifest.onnx.ops.as_str() {
-            "standard" => "ONNX opset 21 only",
-            _ => "ONNX opset 21 and com.microsoft",
-        },
-        form = match manifest.onnx.msq_form.as_deref() {
-            Some("split") => "| linears with two scales | two products over rows ordered by modality |\n",
-            Some(_) => "| linears with two scales | one product, rows scaled by their modality |\n",
-            None => "",
-        },
+        quantized = forms(manifest),
+        form = manifest.onnx.as_ref().map_or(String::new(), operators),
         samples = manifest.calibration.as_ref().map_or(0, |c| c.samples.len()),
     );
-    card.push_str(&files(resolved, manifest));
+    if let Some(onnx) = &manifest.onnx {
+        card.push_str(&onnx_files(resolved, onnx));
+    }
+    if let Some(gguf) = &manifest.gguf {
+        card.push_str(&gguf_files(gguf));
+    }
     card
+}
+
+/// Rows about the operators of ONNX graphs.
+fn operators(onnx: &OnnxForm) -> String {
+    let ops = match onnx.ops.as_str() {
+        "standard" => "ONNX opset 21 only",
+        _ => "ONNX opset 21 and com.microsoft",
+    };
+    let scales = match onnx.msq_form.as_deref() {
+        Some("split") => "| linears with two scales | two products over rows ordered by modality |\n",
+        Some(_) => "| linears with two scales | one product, rows scaled by their modality |\n",
+        None => "",
+    };
+    format!("| operators | {ops} |\n{scales}")
 }
 
 /// Quantized linears by form.
@@ -63,9 +75,9 @@ fn forms(manifest: &Manifest) -> String {
     if forms.is_empty() { "none".into() } else { forms.join(", ") }
 }
 
-fn files(resolved: &Resolved, manifest: &Manifest) -> String {
-    let width = resolved.model.spec.decoder.width + usize::from(manifest.onnx.modality_channel);
-    let channel = if manifest.onnx.modality_channel {
+fn onnx_files(resolved: &Resolved, onnx: &OnnxForm) -> String {
+    let width = resolved.model.spec.decoder.width + usize::from(onnx.modality_channel);
+    let channel = if onnx.modality_channel {
         "The last channel of `image_features` and `inputs_embeds` is the row's modality (1 image, 0 text); the graphs \
          fill and read it, nothing needs to be done from outside.\n"
     } else {
@@ -80,6 +92,38 @@ fn files(resolved: &Resolved, manifest: &Manifest) -> String {
          - `*.onnx.data`: weights of the graph of that name\n\
          - `mquant.json`: recipe, scales, inputs and outputs, hashes of every source and artifact file\n\n\
          {channel}{run}"
+    )
+}
+
+/// The files of a GGUF artifact and how to try them.
+fn gguf_files(gguf: &GgufForm) -> String {
+    let list = |files: &[String]| files.iter().map(|f| format!("`{f}`")).collect::<Vec<_>>().join(", ");
+    let first = |files: &[String]| files.first().cloned().unwrap_or_default();
+    let text = first(&gguf.text);
+    let (projector, run) = match &gguf.projector {
+        Some(projector) => {
+            let mmproj = first(&gguf.mmproj);
+            let files = list(&gguf.mmproj);
+            (
+                format!("- {files}: vision tower and projector (`{projector}`)\n"),
+                format!(
+                    "llama-mtmd-cli -m {text} --mmproj {mmproj} --image image.png -p \"Describe the image.\""
+                ),
+            )
+        }
+        None => (
+            "- llama.cpp has no graph for the vision side of this model; its ONNX export has\n".to_string(),
+            format!("llama-cli -m {text} -p \"What is a cat?\""),
+        ),
+    };
+    format!(
+        "## Files\n\n\
+         - {text_files}: text model (`{architecture}`)\n\
+         {projector}\
+         - `mquant.json`: recipe, scales, hashes of every source and artifact file\n\n\
+         ## Run\n\nWith llama.cpp, in this folder:\n\n```sh\n{run}\n```\n",
+        text_files = list(&gguf.text),
+        architecture = gguf.architecture,
     )
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::calibrate::DataError;
 use crate::checkpoint::CheckpointError;
 use crate::exec::ExecError;
+use crate::export::gguf::{GgufError, emit::EmitError};
 use crate::export::onnx::OnnxError;
 use crate::family::FamilyError;
 use crate::quantize::QuantizeError;
@@ -29,7 +30,7 @@ pub enum PipelineError {
         "the recipe {recipe} needs calibration data: for static activation scales, GPTQ, or the proof of changed weights\n\
          hint: pass --calibration FILE (JSONL chat messages, LLaVA JSON or VLMEvalKit TSV; 64 to 256 samples of the \
          kind the model will see). A ready set for a first try: fixtures/qwen2_vl_tiny/calibration.tsv in the source \
-         tree. Or pass --recipe float"
+         tree. Or pass --recipe float, or for GGUF --method nearest"
     )]
     NeedsCalibration {
         /// Recipe name.
@@ -62,6 +63,20 @@ pub enum PipelineError {
     /// Writing the graphs failed.
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    /// llama.cpp cannot run the family.
+    #[error("llama.cpp cannot run {family}. {reason}")]
+    NoGguf {
+        /// Name of the family, for people.
+        family: String,
+        /// The family file's sentence: why, and what to do instead.
+        reason: String,
+    },
+    /// A model that llama.cpp's graphs cannot express, or numbers that could not be had.
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+    /// Writing GGUF files failed.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// The output folder cannot be used.
     #[error("output folder {path}: {reason}", path = .path.display())]
     Output {
@@ -110,6 +125,8 @@ impl PipelineError {
             PipelineError::Onnx(e) => {
                 matches!(e, OnnxError::Io { .. } | OnnxError::Weight { .. } | OnnxError::Form { .. })
             }
+            PipelineError::Gguf(e) => e.is_user_error(),
+            PipelineError::Emit(e) => !matches!(e, EmitError::Index { .. } | EmitError::Build(_)),
             PipelineError::Quantize(e) => e.is_user_error(),
             _ => true,
         }

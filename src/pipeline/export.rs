@@ -1,31 +1,29 @@
 //! One export, stage by stage. See [`super`] for what a run promises.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::card::model_card;
+use super::emit;
 use super::error::PipelineError;
 use super::manifest::{
-    Calibration, FileHash, MANIFEST_FILE, MANIFEST_VERSION, Manifest, OnnxForm, Placeholder, Source, Tool,
+    Calibration, FileHash, GgufForm, MANIFEST_FILE, MANIFEST_VERSION, Manifest, Placeholder, Source, Tool,
     hash_file, hash_files, linears,
 };
-use super::output::Output;
+use super::output::{Output, write_text};
 use super::prepare::{Prepared, prepare};
 use super::progress::{Counted, Progress, Stage, Warning};
 use super::report::{ExportReport, REPORT_VERSION};
-use super::request::ExportRequest;
+use super::request::{ExportRequest, Format};
 use crate::checkpoint::Checkpoint;
-use crate::export::onnx::{self, MsqForm, genai::GenaiInput};
+use crate::export::onnx::{self, MsqForm};
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
 use crate::graph::dump;
 use crate::passes::order_by_modality;
 use crate::passes::rewrite::RewrittenWeights;
 use crate::quantize::{
-    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Transformed,
-    Workspace,
+    self, CalibrationSample, Decided, QuantizeError, Quantized, QuantizedWeights, RotationNote, Target,
+    Transformed, Workspace,
 };
-
-/// Hugging Face's description of a tokenizer.
-const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// A checkpoint read and understood, and what the recipe means for it. Nothing has been computed.
 #[derive(Debug)]
@@ -33,6 +31,7 @@ pub struct Plan {
     checkpoint: Checkpoint,
     resolved: Resolved,
     transformed: Transformed,
+    target: Target,
     /// Precision of every linear.
     pub linears: quantize::Plan,
 }
@@ -41,6 +40,11 @@ impl Plan {
     /// The model described by the checkpoint.
     pub fn resolved(&self) -> &Resolved {
         &self.resolved
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
     }
 
     /// What the recipe rotates.
@@ -70,12 +74,17 @@ pub fn plan(request: &ExportRequest) -> Result<Plan, PipelineError> {
         None => Library::built_in()?,
     };
     let resolved = resolve(&library, &checkpoint)?;
-    let transformed = quantize::transform(&resolved.model, &request.recipe.rotation)?;
-    let linears = quantize::plan(&transformed.model, &request.recipe)?;
+    let target = match &request.format {
+        Format::Onnx(_) => Target::Onnx,
+        Format::Gguf(_) => Target::Gguf(emit::gguf::graph(&resolved.description)?),
+    };
+    request.recipe.fits(target)?;
+    let transformed = quantize::transform(&resolved.model, &request.recipe.rotation, target)?;
+    let linears = quantize::plan(&transformed.model, &request.recipe, target)?;
     if request.recipe.needs_calibration() && request.calibration.is_none() {
         return Err(PipelineError::NeedsCalibration { recipe: request.recipe.name.clone() });
     }
-    Ok(Plan { checkpoint, resolved, transformed, linears })
+    Ok(Plan { checkpoint, resolved, transformed, target, linears })
 }
 
 /// Runs one export. On any error nothing is left behind.
@@ -100,12 +109,17 @@ pub fn export(request: &ExportRequest, progress: &mut dyn Progress) -> Result<Ex
     let weights = RewrittenWeights::new(&stored, &decided.rewrites);
     run.prove(&plan, &decided, (&stored, &weights), samples)?;
     let mut quantized = run.quantize(&decided, &weights, samples, output.path())?;
-    if request.onnx.msq == MsqForm::Split && carries_modality(&quantized) {
+    if let Format::Onnx(options) = &request.format
+        && options.msq == MsqForm::Split
+        && emit::onnx::carries_modality(&quantized)
+    {
         quantized.model = order_by_modality(quantized.model).map_err(QuantizeError::from)?;
     }
     run.missing_rows(&quantized);
-    run.emit(&plan, &quantized, &QuantizedWeights::new(&quantized.codes, &weights), output.path())?;
-    run.finish(plan, decided, quantized, prepared, output)
+    let origin = run.origin(&plan, prepared)?;
+    let weights = QuantizedWeights::new(&quantized.codes, &weights);
+    let gguf = run.emit(&plan, (&decided, &quantized), &weights, &origin, output.path())?;
+    run.finish(plan, decided, quantized, (origin, gguf), output)
 }
 
 /// Calibration samples as tensors, if the recipe needs them, and what is decided from them before anything is rounded.
@@ -123,10 +137,25 @@ pub(super) fn decide(
     let samples = prepared.as_ref().map_or(&[][..], |p| &p.samples);
     let stored = CheckpointWeights::new(&plan.checkpoint, &plan.resolved.bindings);
     let mut counted = Counted::new(progress, Stage::Calibrate);
-    let decided =
-        quantize::decide(&plan.resolved.model, &stored, &request.recipe, samples, &mut counted.step());
+    let decided = quantize::decide(
+        &plan.resolved.model,
+        &stored,
+        &request.recipe,
+        plan.target,
+        samples,
+        &mut counted.step(),
+    );
     counted.end();
     Ok((prepared, decided?))
+}
+
+/// What an artifact is made from, by content.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// The checkpoint.
+    pub source: Source,
+    /// Calibration data.
+    pub calibration: Option<Calibration>,
 }
 
 /// One export under way.
@@ -194,40 +223,45 @@ impl Run<'_> {
         }
     }
 
-    /// Graphs, runtime configuration and tokenizer files.
+    /// What the artifact is made from.
+    fn origin(&mut self, plan: &Plan, prepared: Option<Prepared>) -> Result<Origin, PipelineError> {
+        self.progress.begin(Stage::Hash, 1);
+        let files = hash_files(&plan.checkpoint.input_files())?;
+        let calibration = match (&self.request.calibration, prepared) {
+            (Some(data), Some(prepared)) => {
+                Some(Calibration { file: hash_file(&data.path)?, samples: prepared.items })
+            }
+            _ => None,
+        };
+        self.progress.at(1, "source hashes");
+        self.progress.end();
+        Ok(Origin { source: Source { revision: revision(&self.request.model), files }, calibration })
+    }
+
+    /// The files that a runtime loads.
     fn emit(
         &mut self,
         plan: &Plan,
-        quantized: &Quantized,
+        (decided, quantized): (&Decided, &Quantized),
         weights: &QuantizedWeights<'_>,
+        origin: &Origin,
         dir: &Path,
-    ) -> Result<(), PipelineError> {
-        let nodes: usize = quantized.model.graphs.iter().map(|g| g.nodes.len()).sum();
-        self.progress.begin(Stage::Emit, nodes as u64);
-        let (mut before, mut last) = (0, (String::new(), 0));
-        let progress = &mut *self.progress;
-        onnx::write(&quantized.model, weights, dir, &self.request.onnx, &mut |graph, done, total| {
-            if last.0 != graph {
-                before += last.1;
-                last = (graph.to_string(), total);
+    ) -> Result<Option<GgufForm>, PipelineError> {
+        let (gguf, warnings) = match &self.request.format {
+            Format::Onnx(options) => {
+                let warning = emit::onnx::write(plan, quantized, weights, (options, dir), self.progress)?;
+                (None, Vec::from_iter(warning))
             }
-            progress.at((before + done) as u64, graph);
-        })?;
-        copy_side_files(plan, dir)?;
-        // After the copies: a checkpoint may have a processor_config.json of its own, which GenAI cannot read.
-        let share_buffer = onnx::shares_cache_buffer(&quantized.model, &self.request.onnx);
-        match genai_input(&plan.resolved, quantized, share_buffer) {
-            Ok(input) => {
-                onnx::genai::write(&input, dir)?;
+            Format::Gguf(options) => {
+                let recipe = &self.request.recipe;
+                let made = emit::gguf::Made { plan, decided, quantized, weights, recipe, origin };
+                let (form, warnings) = made.write(options, dir, self.progress)?;
+                (Some(form), warnings)
             }
-            Err(reason) => {
-                write(dir, onnx::GENERATE_FILE, onnx::GENERATE)?;
-                let family = plan.resolved.description.title.clone();
-                self.warn(Warning::NoGenai { family, reason: reason.clone() });
-            }
-        }
+        };
+        warnings.into_iter().for_each(|w| self.warn(w));
         self.progress.end();
-        Ok(())
+        Ok(gguf)
     }
 
     /// Hashes, manifest, model card, final name.
@@ -236,19 +270,18 @@ impl Run<'_> {
         plan: Plan,
         decided: Decided,
         quantized: Quantized,
-        prepared: Option<Prepared>,
+        made: (Origin, Option<GgufForm>),
         output: Output,
     ) -> Result<ExportReport, PipelineError> {
-        self.progress.begin(Stage::Finish, 2);
-        let mut manifest = self.manifest(&plan, &decided, &quantized, prepared.as_ref())?;
-        self.progress.at(1, "source hashes");
-        write(output.path(), "README.md", &model_card(&plan.resolved, &manifest))?;
+        self.progress.begin(Stage::Finish, 1);
+        let mut manifest = self.manifest(&plan, &decided, &quantized, made);
+        write_text(output.path(), "README.md", &model_card(&plan.resolved, &manifest))?;
         manifest.files = hash_folder(output.path())?;
-        self.progress.at(2, "artifact hashes");
+        self.progress.at(1, "artifact hashes");
         let text = serde_json::to_string_pretty(&manifest).map(|t| t + "\n");
         let manifest_path = output.path().join(MANIFEST_FILE);
         let text = text.map_err(|e| PipelineError::Io { path: manifest_path, source: e.into() })?;
-        write(output.path(), MANIFEST_FILE, &text)?;
+        write_text(output.path(), MANIFEST_FILE, &text)?;
         let artifact_bytes = manifest.files.iter().map(|f| f.bytes).sum::<u64>() + text.len() as u64;
         let artifact = output.finish(self.request.force)?;
         self.progress.end();
@@ -261,7 +294,7 @@ impl Run<'_> {
             tensors_ignored: ignored.collect(),
             linears_quantized: decided.plan.quantized(),
             linears: decided.plan.linears.len(),
-            calibration_samples: prepared.map_or(0, |p| p.samples.len()),
+            calibration_samples: manifest.calibration.as_ref().map_or(0, |c| c.samples.len()),
             source_bytes: manifest.source.files.iter().map(|f| f.bytes).sum(),
             artifact_bytes,
             warnings: std::mem::take(&mut self.warnings),
@@ -277,105 +310,31 @@ impl Run<'_> {
         plan: &Plan,
         decided: &Decided,
         quantized: &Quantized,
-        prepared: Option<&Prepared>,
-    ) -> Result<Manifest, PipelineError> {
-        let files = hash_files(&plan.checkpoint.input_files())?;
-        let calibration = match (&self.request.calibration, prepared) {
-            (Some(data), Some(prepared)) => {
-                Some(Calibration { file: hash_file(&data.path)?, samples: prepared.items.clone() })
-            }
-            _ => None,
-        };
+        (origin, gguf): (Origin, Option<GgufForm>),
+    ) -> Manifest {
         let prompt = &plan.resolved.description.prompt;
-        Ok(Manifest {
+        Manifest {
             schema_version: MANIFEST_VERSION,
             tool: Tool::this(),
             family: plan.resolved.description.family.clone(),
-            format: "onnx".into(),
-            onnx: OnnxForm {
-                ops: self.request.onnx.ops.name().into(),
-                form: self.request.onnx.form_name().into(),
-                store: self.request.onnx.stored().name().into(),
-                modality_channel: carries_modality(quantized),
-                msq_form: carries_modality(quantized).then(|| self.request.onnx.msq.name().into()),
-            },
-            graphs: onnx::signatures(&quantized.model, &self.request.onnx),
+            format: self.request.format.name().into(),
+            onnx: self.request.format.onnx().map(|o| emit::onnx::form(quantized, o)),
+            gguf,
+            graphs: self.request.format.onnx().map_or(vec![], |o| onnx::signatures(&quantized.model, o)),
             placeholder: Placeholder {
                 image_token_id: prompt.image_token_id,
                 image_token: prompt.image_token.clone(),
             },
             eos_token_ids: prompt.eos_token_ids.clone(),
             recipe: self.request.recipe.clone(),
-            source: Source { revision: revision(&self.request.model), files },
-            calibration,
-            rotations: plan.transformed.notes.clone(),
+            source: origin.source,
+            calibration: origin.calibration,
+            rotations: decided.rotations.clone(),
             decisions: decided.decisions.clone(),
-            linears: linears(quantized, &decided.plan, &self.request.onnx),
+            linears: linears(quantized, &decided.plan, self.request.format.onnx()),
             files: vec![],
-        })
+        }
     }
-}
-
-/// Whether features and embeddings have the modality channel.
-fn carries_modality(quantized: &Quantized) -> bool {
-    let width = quantized.model.spec.decoder.width;
-    let features = crate::exec::feature_width(&quantized.model);
-    features != width
-}
-
-/// What GenAI must be told, or why it cannot run the family.
-fn genai_input<'a>(
-    resolved: &'a Resolved,
-    quantized: &Quantized,
-    share_buffer: bool,
-) -> Result<GenaiInput, &'a String> {
-    let genai = resolved.description.genai.as_ref()?;
-    let d = &quantized.model.spec.decoder;
-    Ok(GenaiInput {
-        model_type: genai.model_type.clone(),
-        processor: genai.processor.clone(),
-        image_token_id: resolved.description.prompt.image_token_id,
-        vision_start_token_id: genai.vision_start_token_id,
-        video_token_id: Some(genai.video_token_id),
-        eos_token_ids: resolved.description.prompt.eos_token_ids.clone(),
-        bos_token_id: genai.bos_token_id,
-        // Without a padding token nothing may be masked.
-        pad_token_id: genai.pad_token_id.unwrap_or(-1),
-        vocab_size: d.vocab,
-        context_length: d.max_positions,
-        hidden_size: crate::exec::feature_width(&quantized.model),
-        head_size: d.head_dim,
-        num_attention_heads: d.heads,
-        num_key_value_heads: d.kv_heads,
-        num_hidden_layers: d.layers,
-        patch_size: resolved.description.image.rows.patch,
-        merge_size: resolved.description.image.rows.merge,
-        temporal_patch_size: resolved.description.image.rows.temporal,
-        image: resolved.description.image.clone(),
-        share_buffer,
-    })
-}
-
-/// Copies what belongs to the model besides its weights. The `tokenizer.json` is always that of the tokenizer in use, so that what runs an
-/// artifact needs no reader of other formats; where the checkpoint's own is read, it is the same text.
-fn copy_side_files(plan: &Plan, dir: &Path) -> Result<(), PipelineError> {
-    for path in side_files(&plan.checkpoint) {
-        // Read and written apart, so that an error names the file it belongs to.
-        let bytes =
-            std::fs::read(&path).map_err(|source| PipelineError::Io { path: path.clone(), source })?;
-        let target = dir.join(path.file_name().unwrap_or_default());
-        std::fs::write(&target, bytes).map_err(|source| PipelineError::Io { path: target, source })?;
-    }
-    write(dir, TOKENIZER_FILE, plan.resolved.description.tokenizer.json())
-}
-
-/// Files of the checkpoint that travel with the artifact: all but the weights.
-fn side_files(checkpoint: &Checkpoint) -> Vec<PathBuf> {
-    let is_weights = |p: &PathBuf| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy();
-        name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
-    };
-    checkpoint.input_files().into_iter().filter(|p| !is_weights(p)).collect()
 }
 
 /// The hub revision, when the folder is `.../snapshots/<revision>` of a hub cache.
@@ -383,11 +342,6 @@ fn revision(model: &Path) -> Option<String> {
     let model = model.canonicalize().ok()?;
     let parent = model.parent()?.file_name()?;
     (parent == "snapshots").then(|| model.file_name().map(|n| n.to_string_lossy().into_owned()))?
-}
-
-fn write(dir: &Path, name: &str, text: &str) -> Result<(), PipelineError> {
-    let path = dir.join(name);
-    std::fs::write(&path, text).map_err(|source| PipelineError::Io { path, source })
 }
 
 /// Hashes of all files of a flat folder, by name.

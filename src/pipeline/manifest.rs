@@ -33,11 +33,16 @@ pub struct Manifest {
     pub tool: Tool,
     /// Family of the source checkpoint.
     pub family: String,
-    /// Artifact format: `onnx`.
+    /// Artifact format: `onnx` or `gguf`.
     pub format: String,
-    /// Form of the graphs.
-    pub onnx: OnnxForm,
-    /// The graph files, in the order in which they run.
+    /// Form of ONNX graphs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onnx: Option<OnnxForm>,
+    /// The GGUF files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gguf: Option<GgufForm>,
+    /// The ONNX files, in the order in which they run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub graphs: Vec<GraphSignature>,
     /// How images stand in prompts.
     pub placeholder: Placeholder,
@@ -86,6 +91,20 @@ pub struct OnnxForm {
     /// Form of linears with two activation scales, `row-scale` or `split`; absent where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub msq_form: Option<String>,
+}
+
+/// The files of a GGUF artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GgufForm {
+    /// `general.architecture` of the text model.
+    pub architecture: String,
+    /// Files of the text model, in order; llama.cpp is given the first.
+    pub text: Vec<String>,
+    /// `clip.projector_type` of the projector; absent where llama.cpp has no graph for the vision side.
+    pub projector: Option<String>,
+    /// Files of the projector, in order.
+    pub mmproj: Vec<String>,
 }
 
 /// How an image stands in `input_ids`: each decoder row of it (each row of `image_features`) is one placeholder. What stands around and
@@ -151,7 +170,8 @@ pub struct QuantizedLinear {
     pub weights: Weights,
     /// Arithmetic of its input by the recipe; only the form `int8-gemm` rounds it so.
     pub activations: Activations,
-    /// Its form in the graph: `int8-gemm`, `float-gemm` (weights become floats at load), `matmulnbits` or `portable`.
+    /// Its form in the graph: `int8-gemm`, `float-gemm` (weights become floats at load), `matmulnbits` or `portable`; in GGUF files `ggml`, whose kernels
+    /// round inputs by themselves.
     pub form: String,
     /// Static scale of visual rows; none where there are no static scales.
     pub visual_scale: Option<f32>,
@@ -240,15 +260,19 @@ impl Manifest {
 pub(super) fn linears(
     quantized: &Quantized,
     plan: &quantize::Plan,
-    options: &OnnxOptions,
+    onnx: Option<&OnnxOptions>,
 ) -> Vec<QuantizedLinear> {
     let cols: BTreeMap<&str, usize> = plan.linears.iter().map(|l| (l.role.as_str(), l.input)).collect();
     let form = |o: &Outcome| {
+        if o.precision.weights.blocks().is_some() {
+            return onnx.map(OnnxOptions::block_form);
+        }
         let grid = o.precision.weights.grid()?;
         let cols = cols.get(o.role.as_str()).copied().unwrap_or(0);
-        options.linear_form(grid, cols, o.rounding.is_some()).ok()
+        onnx?.linear_form(grid, cols, o.rounding.is_some()).ok()
     };
-    let name = |o: &Outcome| form(o).map_or("float", LinearForm::name).to_string();
+    let otherwise = if onnx.is_some() { "float" } else { "ggml" };
+    let name = |o: &Outcome| form(o).map_or(otherwise, LinearForm::name).to_string();
     quantized.outcomes.iter().map(|o| QuantizedLinear::of(o, name(o))).collect()
 }
 
@@ -295,13 +319,14 @@ mod tests {
                 tool: Tool::this(),
                 family: String::new(),
                 format: "onnx".into(),
-                onnx: OnnxForm {
+                onnx: Some(OnnxForm {
                     ops: "ort".into(),
                     form: "default".into(),
                     store: "int8".into(),
                     modality_channel: false,
                     msq_form: None,
-                },
+                }),
+                gguf: None,
                 graphs: vec![],
                 placeholder: Placeholder { image_token_id: 0, image_token: String::new() },
                 eos_token_ids: vec![],

@@ -3,6 +3,7 @@
 //! One prompt alone is [`preprocess`]'s business. No arithmetic, no formats and no printing here.
 
 mod card;
+mod emit;
 mod error;
 mod explain;
 mod export;
@@ -17,9 +18,9 @@ mod request;
 pub use error::PipelineError;
 pub use explain::{Explanation, explain};
 pub use export::{Plan, export, plan};
-pub use manifest::{MANIFEST_FILE, Manifest, QuantizedLinear};
+pub use manifest::{GgufForm, MANIFEST_FILE, Manifest, OnnxForm, QuantizedLinear};
 pub use prepare::{calibration_samples, preparer};
 pub use preprocess::{PreprocessReport, PreprocessRequest, preprocess};
 pub use progress::{Progress, Silent, Stage, Warning};
 pub use report::{ExportReport, REPORT_VERSION};
-pub use request::{CalibrationData, ExportRequest};
+pub use request::{CalibrationData, ExportRequest, Format};

@@ -134,6 +134,15 @@ fn share_permissions(path: &Path) {
 #[cfg(not(unix))]
 fn share_permissions(_: &Path) {}
 
+/// Writes one text file of an output folder.
+///
+/// # Errors
+/// [`PipelineError::Io`].
+pub(super) fn write_text(dir: &Path, name: &str, text: &str) -> Result<(), PipelineError> {
+    let path = dir.join(name);
+    std::fs::write(&path, text).map_err(|source| PipelineError::Io { path, source })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,9 +14,11 @@ pub enum Stage {
     Prove,
     /// Activation scales and integer weights, block by block.
     Quantize,
+    /// Hashes of what was read.
+    Hash,
     /// Files written.
     Emit,
-    /// Hashes and manifest.
+    /// Hashes of what was written, and manifest.
     Finish,
 }
 
@@ -29,6 +31,7 @@ impl Stage {
             Stage::Prove => "prove",
             Stage::Calibrate => "calibrate",
             Stage::Quantize => "quantize",
+            Stage::Hash => "hash",
             Stage::Emit => "emit",
             Stage::Finish => "finish",
         }
@@ -69,6 +72,22 @@ pub enum Warning {
         family: String,
         /// The family file's sentence.
         reason: String,
+    },
+    /// llama.cpp has no graph for the vision side.
+    #[error("llama.cpp cannot show images to {family}, so no mmproj file was written. {reason}")]
+    NoProjector {
+        /// Name of the family, for people.
+        family: String,
+        /// The family file's sentence.
+        reason: String,
+    },
+    /// llama.cpp computes something else than the original model.
+    #[error("llama.cpp and {family}: {limit}")]
+    Limit {
+        /// Name of the family, for people.
+        family: String,
+        /// The family file's sentence.
+        limit: String,
     },
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::export::gguf::GgufOptions;
 use crate::export::onnx::OnnxOptions;
 use crate::quantize::recipe::Recipe;
 
@@ -20,8 +21,8 @@ pub struct ExportRequest {
     pub calibration: Option<CalibrationData>,
     /// The user's family file instead of the built-in ones.
     pub family_file: Option<PathBuf>,
-    /// Form of the ONNX graphs.
-    pub onnx: OnnxOptions,
+    /// What is written.
+    pub format: Format,
     /// Bytes of calibration activations held in memory; what is above goes to a file beside the output.
     pub activation_memory: u64,
 }
@@ -35,4 +36,31 @@ pub struct CalibrationData {
     pub allow_outside: bool,
     /// Use only the first samples.
     pub limit: Option<usize>,
+}
+
+/// A format with its options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// ONNX graphs.
+    Onnx(OnnxOptions),
+    /// GGUF files.
+    Gguf(GgufOptions),
+}
+
+impl Format {
+    /// Name in flags and manifests.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Format::Onnx(_) => "onnx",
+            Format::Gguf(_) => "gguf",
+        }
+    }
+
+    /// The options of ONNX graphs.
+    pub fn onnx(&self) -> Option<&OnnxOptions> {
+        match self {
+            Format::Onnx(options) => Some(options),
+            Format::Gguf(_) => None,
+        }
+    }
 }

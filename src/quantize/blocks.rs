@@ -160,7 +160,8 @@ impl BlockLoop<'_> {
         })?;
         for ((node, linear), (matrix, outcome)) in group.linears.iter().zip(made) {
             if self.quantizer.recipe.loop_inputs() != LoopInputs::Float {
-                let values = Tensor::new(vec![matrix.rows, matrix.cols], matrix.dequantize())?;
+                let (rows, cols) = matrix.shape();
+                let values = Tensor::new(vec![rows, cols], matrix.dequantize())?;
                 exec.replace(linear.weight, LinearWeight { values, scales: None });
             }
             for role in &self.model.weight(linear.weight).parts {

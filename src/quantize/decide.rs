@@ -4,11 +4,13 @@
 use super::calibration::{Seen, Statistics, Trials, calibrate};
 use super::error::QuantizeError;
 use super::expected::expected_error;
+use super::gate::{Gated, gate};
 use super::plan::{Decision, LinearPlan, Plan, plan};
 use super::recipe::{Budget, Precision, Recipe, Weights};
-use super::remedy::{Applied, Treated, down_projections, smooth_values, treatments, trials};
-use super::rotation::{Transformed, rotate_streams};
+use super::remedy::{Applied, Treated, ValueScales, down_projections, treatments, trials};
+use super::rotation::{RotationNote, Transformed, rotate_streams};
 use super::samples::CalibrationSample;
+use super::target::Target;
 use crate::graph::{Model, WeightData, WeightSource};
 use crate::numeric::Tensor;
 use crate::passes::rewrite::{Rewrites, RewrittenWeights};
@@ -24,6 +26,10 @@ pub struct Decided {
     pub plan: Plan,
     /// What was weighed for the linears that had a choice.
     pub decisions: Vec<LinearDecision>,
+    /// What was rotated, and what was asked for and was not.
+    pub rotations: Vec<RotationNote>,
+    /// What it is to be written as.
+    pub target: Target,
 }
 
 /// What was weighed for one linear.
@@ -88,21 +94,49 @@ pub fn decide(
     model: &Model,
     stored: &dyn WeightSource,
     recipe: &Recipe,
+    target: Target,
     samples: &[CalibrationSample],
     progress: &mut dyn FnMut(usize, usize, &str),
 ) -> Result<Decided, QuantizeError> {
-    let mut transformed = rotate_streams(model, &recipe.rotation)?;
-    let planned = plan(&transformed.model, recipe)?;
+    recipe.fits(target)?;
+    if !(recipe.rotation.gate && recipe.rotation.any()) {
+        return choose_remedies(model, stored, (recipe, target), samples, None, progress);
+    }
+    let Gated { recipe, notes, scales, statistics } = gate(model, stored, recipe, target, samples, progress)?;
+    let known = Some((scales, statistics));
+    let decided = choose_remedies(model, stored, (&recipe, target), samples, known, progress)?;
+    Ok(Decided { rotations: notes, ..decided })
+}
+
+/// Rotates as a recipe says, and chooses remedies and grids from what is `known` of the model, or else from calibration samples.
+fn choose_remedies(
+    model: &Model,
+    stored: &dyn WeightSource,
+    (recipe, target): (&Recipe, Target),
+    samples: &[CalibrationSample],
+    known: Option<(Option<ValueScales>, Statistics)>,
+    progress: &mut dyn FnMut(usize, usize, &str),
+) -> Result<Decided, QuantizeError> {
+    let mut transformed = rotate_streams(model, &recipe.rotation, target)?;
+    let planned = plan(&transformed.model, recipe, target)?;
     if !recipe.smooth_values && recipe.down_projections.is_none() && recipe.budget.is_none() {
         transformed.rotate_heads(&recipe.rotation)?;
-        let Transformed { model, rewrites, .. } = transformed;
-        return Ok(Decided { model, rewrites, plan: planned, decisions: vec![] });
+        return Ok(Decided::of(transformed, planned, target));
     }
     let trials = trials(&transformed.model, &planned, recipe);
     let weights = RewrittenWeights::new(stored, &transformed.rewrites);
-    let mut statistics = calibrate(&transformed.model, &weights, samples, &trials, progress)?;
-    if recipe.smooth_values {
-        smooth_values(&mut transformed, stored, &planned, &mut statistics)?;
+    let (mut scales, mut statistics) = match known {
+        // What a Hadamard product would make of inputs is not known of another run.
+        Some(known) if trials.is_empty() => known,
+        Some((scales, _)) => (scales, calibrate(&transformed.model, &weights, samples, &trials, progress)?),
+        None => (None, calibrate(&transformed.model, &weights, samples, &trials, progress)?),
+    };
+    if recipe.smooth_values && scales.is_none() {
+        scales = Some(ValueScales::of(&transformed.model, &weights, &planned, &statistics)?);
+    }
+    if let Some(scales) = &scales {
+        scales.apply(&mut transformed.rewrites);
+        scales.divide(&mut statistics);
     }
     let mut choices = Chooser {
         model: &transformed.model,
@@ -113,8 +147,7 @@ pub fn decide(
     }
     .choices(&planned)?;
     transformed.rotate_heads(&recipe.rotation)?;
-    let Transformed { model, rewrites, .. } = transformed;
-    let mut decided = Decided { model, rewrites, plan: planned, decisions: vec![] };
+    let mut decided = Decided::of(transformed, planned, target);
     if let Some(Budget { bits: Some(bits), .. }) = recipe.budget {
         spend(&mut choices, bits);
     }
@@ -123,7 +156,7 @@ pub fn decide(
         decided.model = applied.apply(decided.model, &mut decided.rewrites, &choice.role)?;
     }
     // Remedies add linears of their own, which the plan must name.
-    decided.plan = plan(&decided.model, recipe)?;
+    decided.plan = plan(&decided.model, recipe, target)?;
     for choice in choices {
         let weights = choice.weighed[choice.chosen].candidate.weights;
         if let Some(linear) = decided.plan.linears.iter_mut().find(|l| l.role == choice.role)
@@ -135,6 +168,14 @@ pub fn decide(
         decided.decisions.push(choice.decision());
     }
     Ok(decided)
+}
+
+impl Decided {
+    /// A transformed model for which nothing was weighed.
+    fn of(transformed: Transformed, plan: Plan, target: Target) -> Self {
+        let Transformed { model, rewrites, notes: rotations, .. } = transformed;
+        Self { model, rewrites, plan, decisions: vec![], rotations, target }
+    }
 }
 
 struct Chooser<'a> {
@@ -214,7 +255,7 @@ impl Chooser<'_> {
             };
             for t in treated {
                 let error = relative(&t, precision, seen, &weight);
-                let bits = weights.grid().map_or(32.0, |g| g.bits_per_weight(linear.input));
+                let bits = weights.bits_per_weight(linear.input);
                 let candidate = Candidate { remedy: t.applied.name(), weights, bits, error };
                 weighed.push(Weighed { applied: t.applied, candidate });
             }
@@ -239,7 +280,7 @@ impl Chooser<'_> {
 
 /// Expected error of the output over the output, both as root mean squares. The head is not computed while calibrating; its output is taken as that of
 /// uncorrelated inputs.
-fn relative(t: &Treated, precision: Precision, seen: &Seen, weight: &Tensor<f32>) -> f64 {
+pub(super) fn relative(t: &Treated, precision: Precision, seen: &Seen, weight: &Tensor<f32>) -> f64 {
     let rows = (seen.input.visual.rows + seen.input.text.rows).max(1) as f64;
     let uncorrelated = || {
         let of = |k: usize| {

@@ -1,9 +1,10 @@
 //! The error that a linear's output is expected to have, before anything is rounded: from the weight and what was seen of its input, channel by channel.
 //! It ranks what may be done to a linear; what was really measured is in its [`Outcome`](super::Outcome).
 
-use super::recipe::{Activations, Precision};
+use super::recipe::{Activations, Precision, Weights};
 use crate::calibrate::observe::{ChannelMax, ChannelRange};
 use crate::numeric::Tensor;
+use crate::numeric::ggml::{BlockType, reference};
 use crate::numeric::grid::Grid;
 
 /// Codes from zero to the largest of an activation.
@@ -14,7 +15,8 @@ const LEVELS: f64 = 127.0;
 ///
 /// `sum_rk (w_rk - q_rk)^2 E[x_k^2]  +  sum_m share_m (A_m / 127)^2 / 12 * sum_rk w_rk^2`
 ///
-/// with `A_m` the largest input of modality `m`, or of all, as the activations share scales. A row of its own scale counts like its modality.
+/// with `A_m` the largest input of modality `m`, or of all, as the activations share scales. A row of its own scale counts like its modality. Beside weights
+/// in blocks of ggml the second term is left out: runtimes round those inputs by themselves, block by block.
 pub fn expected_error(weight: &Tensor<f32>, range: &ChannelRange, precision: Precision) -> f64 {
     let rows = (range.visual.rows + range.text.rows).max(1) as f64;
     let energy: Vec<f64> = (0..weight.cols()).map(|k| energy_of(range, k) / rows).collect();
@@ -26,7 +28,27 @@ pub fn expected_error(weight: &Tensor<f32>, range: &ChannelRange, precision: Pre
             error += rounding_error(row, &energy, grid);
         }
     }
-    error + input_error(range, precision.activations) * squares
+    match precision.weights {
+        Weights::Blocks(kind) => block_error(weight, &energy, kind),
+        Weights::Float | Weights::Grid(_) => error + input_error(range, precision.activations) * squares,
+    }
+}
+
+/// `sum_rk (w_rk - q_rk)^2 energy_k` of a matrix rounded to the nearest values of `kind` as ggml's reference does; infinite where its rows are not made
+/// of whole blocks or not finite.
+pub(super) fn block_error(weight: &Tensor<f32>, energy: &[f64], kind: BlockType) -> f64 {
+    let shape = (weight.rows(), weight.cols());
+    let Ok(rounded) = reference(weight.data(), shape, kind, None) else {
+        return f64::INFINITY;
+    };
+    let values = rounded.dequantize();
+    let cols = weight.cols().max(1);
+    let rows = weight.data().chunks_exact(cols).zip(values.chunks_exact(cols));
+    let error = |(w, q): (&[f32], &[f32])| {
+        let terms = w.iter().zip(q).zip(energy);
+        terms.map(|((w, q), e)| f64::from(w - q).powi(2) * e).sum::<f64>()
+    };
+    rows.map(error).sum()
 }
 
 /// Sum of squares of channel `k` over all rows.
@@ -71,7 +93,6 @@ fn input_error(range: &ChannelRange, activations: Activations) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quantize::recipe::Weights;
 
     /// Rows of noise, the text rows ten times smaller, and what the estimate says of them against rounding for real.
     #[test]

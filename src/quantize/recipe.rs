@@ -1,12 +1,19 @@
-//! Recipes: which precision each linear gets. YAML, strict and versioned; the built-in ones are `recipes/*.yaml`. The JSON schema in
+//! Recipes: which precision each linear gets. YAML, strict and versioned; the built-in ones are in `recipes/`. The JSON schema in
 //! `schemas/recipe.schema.json` is generated from these types and a test compares them.
 
+mod built_in;
+mod check;
+mod method;
+mod mix;
 mod precision;
 mod rules;
 mod vision;
 
 use std::path::Path;
 
+pub use check::TABLE;
+pub use method::Method;
+pub use mix::{Mix, MixModel, MixTensor, fallback};
 pub use precision::{Activations, Precision, Weights};
 pub use rules::{Budget, DownProjections, Gptq, LoopInputs, Remedy};
 use schemars::JsonSchema;
@@ -16,20 +23,8 @@ pub use vision::VisionRotation;
 
 use super::error::QuantizeError;
 use crate::calibrate::observe::RangeRule;
-use crate::graph::Component;
-
 /// Version of the format this program reads.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// Built-in recipes by name.
-const BUILT_IN: &[(&str, &str)] = &[
-    ("float", include_str!("../../recipes/float.yaml")),
-    ("w8a8", include_str!("../../recipes/w8a8.yaml")),
-    ("w4a8", include_str!("../../recipes/w4a8.yaml")),
-    ("w4a8-all", include_str!("../../recipes/w4a8-all.yaml")),
-    ("w4a8-channel", include_str!("../../recipes/w4a8-channel.yaml")),
-    ("w4a16", include_str!("../../recipes/w4a16.yaml")),
-];
 
 /// Precision of a whole model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +39,10 @@ pub struct Recipe {
     pub description: String,
     /// Precision of the linears of each component.
     pub components: Components,
+    /// Types of the decoder's linears, the head and the token table as one of llama.cpp's presets has them; the weights of `components.decoder` are then those
+    /// that no rule of it treats apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mix: Option<Mix>,
     /// Rotations, fused into the weights before they are quantized.
     #[serde(default, skip_serializing_if = "RotationRule::is_none")]
     pub rotation: RotationRule,
@@ -62,6 +61,9 @@ pub struct Recipe {
     /// Rounding of weights by GPTQ; to the nearest code where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gptq: Option<Gptq>,
+    /// Whether block types of ggml are rounded by ggml's routine for importance matrices, from the mean squares of input channels over images and text.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub importance: bool,
     /// Whether scales of weights are searched for the least expected error; otherwise they put the largest weight on the largest code.
     #[serde(default)]
     pub search: bool,
@@ -96,6 +98,29 @@ pub struct RotationRule {
     /// Where the signs of the matrices come from.
     #[serde(default)]
     pub seed: u64,
+    /// Whether a rotation stays only where the expected error of the linears it touches gets smaller with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gate: bool,
+    /// What becomes of a head that is the token table, in files that can store it once.
+    #[serde(default, skip_serializing_if = "TiedHead::is_default")]
+    pub tied: TiedHead,
+}
+
+/// What becomes of a head that is the token table. Rotating the decoder's residual folds the final norm into the head, which the table does not share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TiedHead {
+    /// They stay one tensor, and the decoder's residual is not rotated.
+    #[default]
+    Keep,
+    /// The head becomes a tensor of its own, and the decoder's residual may be rotated.
+    Untie,
+}
+
+impl TiedHead {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl RotationRule {
@@ -109,7 +134,7 @@ impl RotationRule {
     }
 }
 
-/// Precision per component. The token table is always float.
+/// Precision per component.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Components {
@@ -119,6 +144,9 @@ pub struct Components {
     pub projector: Precision,
     /// Decoder, head included.
     pub decoder: Precision,
+    /// Weights of the token table, float or of a type of ggml; absent: what the mix says, float without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<Weights>,
 }
 
 /// An exception for some linears.
@@ -140,11 +168,11 @@ impl Recipe {
     /// # Errors
     /// [`QuantizeError::Recipe`] when there is no such recipe or it does not hold together.
     pub fn load(name_or_path: &str) -> Result<Self, QuantizeError> {
-        if let Some((name, text)) = BUILT_IN.iter().find(|(name, _)| *name == name_or_path) {
-            return Self::parse(name, text);
+        if let Some(text) = built_in::text(name_or_path) {
+            return Self::parse(name_or_path, &text);
         }
         let text = std::fs::read_to_string(Path::new(name_or_path)).map_err(|e| {
-            let names = BUILT_IN.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+            let names = built_in::names().collect::<Vec<_>>().join(", ");
             error(
                 name_or_path,
                 format!("neither a built-in recipe ({names}) nor a file that can be read: {e}"),
@@ -168,7 +196,7 @@ impl Recipe {
         let c = &self.components;
         let precisions = [c.vision, c.projector, c.decoder].into_iter();
         let mut precisions = precisions.chain(self.overrides.iter().map(Override::precision));
-        let statistics = self.gptq.is_some() || self.search || self.budget.is_some();
+        let statistics = self.gptq.is_some() || self.search || self.budget.is_some() || self.importance;
         precisions.any(|p| p.activations.are_static() || (statistics && p.is_quantized()))
             || self.changes_weights()
     }
@@ -178,46 +206,19 @@ impl Recipe {
         self.rotation.any() || self.smooth_values || !self.down_projections.is_none()
     }
 
-    fn check(&self, source: &str) -> Result<(), QuantizeError> {
-        if self.schema_version != SCHEMA_VERSION {
-            let found = self.schema_version;
-            return Err(error(
-                source,
-                format!("schema_version is {found}, this program reads {SCHEMA_VERSION}"),
-            ));
-        }
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if self.name.is_empty() || !self.name.chars().all(plain) || self.name.starts_with('.') {
-            return Err(error(
-                source,
-                format!("name {:?} must be letters, digits, '.', '_' or '-'", self.name),
-            ));
-        }
-        if !(self.msq_merge_ratio >= 1.0 && self.msq_merge_ratio.is_finite()) {
-            let reason = format!("msq_merge_ratio is {}, expected at least 1", self.msq_merge_ratio);
-            return Err(error(source, reason));
-        }
-        let rules = [
-            self.gptq.as_ref().and_then(Gptq::fault),
-            self.budget.as_ref().and_then(Budget::fault),
-            self.down_projections.fault(),
-        ];
-        if let Some(reason) = rules.into_iter().flatten().next() {
-            return Err(error(source, reason));
-        }
+    /// All weights that the recipe names, each with the key or pattern that names it.
+    fn all_weights(&self) -> impl Iterator<Item = (&str, Weights)> {
         let c = &self.components;
-        for (component, p) in [
-            (Component::Vision, c.vision),
-            (Component::Projector, c.projector),
-            (Component::Decoder, c.decoder),
-        ] {
-            check_precision(source, component.name(), component, p)?;
-        }
-        for o in &self.overrides {
-            let component = Component::of_role(&o.pattern).unwrap_or(Component::Decoder);
-            check_precision(source, &o.pattern, component, o.precision())?;
-        }
-        Ok(())
+        let components = [
+            ("components.vision", Some(c.vision.weights)),
+            ("components.projector", Some(c.projector.weights)),
+            ("components.decoder", Some(c.decoder.weights)),
+            ("components.embedding", c.embedding),
+        ];
+        let components = components.into_iter().filter_map(|(key, weights)| Some((key, weights?)));
+        let overrides = self.overrides.iter().map(|o| (o.pattern.as_str(), o.weights));
+        let grids = self.budget.iter().flat_map(|b| &b.grids).map(|w| ("budget.grids", *w));
+        components.chain(overrides).chain(grids)
     }
 }
 
@@ -228,27 +229,6 @@ impl Override {
     }
 }
 
-fn check_precision(
-    source: &str,
-    subject: &str,
-    component: Component,
-    p: Precision,
-) -> Result<(), QuantizeError> {
-    if p.is_integer() && !p.is_quantized() {
-        let reason = format!(
-            "{subject}: float weights with int8 activations: an integer product needs both in integers (weights int8 or int4, or activations \
-             float)"
-        );
-        return Err(error(source, reason));
-    }
-    if p.activations == Activations::Msq && component != Component::Decoder {
-        let reason =
-            format!("{subject}: every row of the {} is visual, use activations static", component.name());
-        return Err(error(source, reason));
-    }
-    Ok(())
-}
-
 fn error(name: &str, reason: String) -> QuantizeError {
     QuantizeError::Recipe { name: name.to_string(), reason }
 }
@@ -257,16 +237,18 @@ fn error(name: &str, reason: String) -> QuantizeError {
 mod tests {
     use super::*;
 
+    const W8A8: &str = include_str!("../../recipes/w8a8.yaml");
+
     fn refused(from: &str, to: &str) -> String {
-        let text = BUILT_IN[1].1.replacen(from, to, 1);
-        assert_ne!(text, BUILT_IN[1].1, "{from} is not in the recipe");
+        let text = W8A8.replacen(from, to, 1);
+        assert_ne!(text, W8A8, "{from} is not in the recipe");
         Recipe::parse("r.yaml", &text).unwrap_err().to_string()
     }
 
     #[test]
     fn built_in_recipes_parse_under_their_names() {
-        for (name, _) in BUILT_IN {
-            assert_eq!(Recipe::load(name).unwrap().name, *name);
+        for name in built_in::names() {
+            assert_eq!(Recipe::load(name).unwrap().name, name);
         }
         assert!(!Recipe::load("float").unwrap().needs_calibration());
         assert!(Recipe::load("w8a8").unwrap().needs_calibration());

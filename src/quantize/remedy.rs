@@ -5,14 +5,13 @@ use super::error::QuantizeError;
 use super::expected::expected_error;
 use super::plan::Plan;
 use super::recipe::{Precision, Recipe, Remedy};
-use super::rotation::Transformed;
 use crate::calibrate::observe::{ChannelMax, ChannelRange};
 use crate::graph::{Graph, Model, Node, Op, WeightData, WeightSource};
 use crate::numeric::Tensor;
 use crate::numeric::hadamard;
 use crate::numeric::rotation::Rotation;
 use crate::numeric::suppression::inflated_channel;
-use crate::passes::rewrite::{Rewrites, RewrittenWeights};
+use crate::passes::rewrite::Rewrites;
 use crate::passes::{Pair, rotate_online, smooth, smoothable, smoothable_values, suppress};
 
 /// A remedy worked out for one linear.
@@ -117,24 +116,46 @@ pub(super) fn trials(model: &Model, plan: &Plan, recipe: &Recipe) -> Trials {
 
 /// Balances the channels of value heads against the columns that read them, where these are to be quantized: `s = (max|x| / max|w|)^(1/2)`, after which both
 /// maxima are equal (SmoothQuant, arXiv 2211.10438, equation 4, with strength 1/2). Outliers of single channels would otherwise spread over the whole
-/// head when it is rotated. What was seen of the inputs becomes what they are afterwards.
-pub(super) fn smooth_values(
-    transformed: &mut Transformed,
-    stored: &dyn WeightSource,
-    plan: &Plan,
-    statistics: &mut Statistics,
-) -> Result<(), QuantizeError> {
-    let planned = |role: &str| plan.linears.iter().any(|l| l.role == role && l.precision.is_quantized());
-    for pair in smoothable_values(&transformed.model).into_iter().filter(|p| planned(&p.down)) {
-        let not_seen = || QuantizeError::NotCalibrated { linear: pair.down.clone() };
-        let seen = statistics.get_mut(&pair.down).ok_or_else(not_seen)?;
-        let weights = RewrittenWeights::new(stored, &transformed.rewrites);
-        let WeightData::Float(weight) = weights.role(&pair.matrix)? else { continue };
-        let scales = balance(&pair, &weight, &seen.input);
-        seen.input.divide(&pair.columns(&scales));
-        smooth(&mut transformed.rewrites, &pair, &scales);
+/// head when it is rotated.
+#[derive(Clone, Debug)]
+pub(super) struct ValueScales(Vec<(Pair, Vec<f64>)>);
+
+impl ValueScales {
+    /// The scales for the value heads of a model with these weights.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] when a linear was not calibrated or a weight cannot be read.
+    pub(super) fn of(
+        model: &Model,
+        weights: &dyn WeightSource,
+        plan: &Plan,
+        statistics: &Statistics,
+    ) -> Result<Self, QuantizeError> {
+        let planned = |role: &str| plan.linears.iter().any(|l| l.role == role && l.precision.is_quantized());
+        let mut made = vec![];
+        for pair in smoothable_values(model).into_iter().filter(|p| planned(&p.down)) {
+            let not_seen = || QuantizeError::NotCalibrated { linear: pair.down.clone() };
+            let seen = statistics.get(&pair.down).ok_or_else(not_seen)?;
+            let WeightData::Float(weight) = weights.role(&pair.matrix)? else { continue };
+            let scales = balance(&pair, &weight, &seen.input);
+            made.push((pair, scales));
+        }
+        Ok(Self(made))
     }
-    Ok(())
+
+    /// Changes the weights.
+    pub(super) fn apply(&self, rewrites: &mut Rewrites) {
+        self.0.iter().for_each(|(pair, scales)| smooth(rewrites, pair, scales));
+    }
+
+    /// What was seen of the inputs becomes what they are afterwards.
+    pub(super) fn divide(&self, statistics: &mut Statistics) {
+        for (pair, scales) in &self.0 {
+            if let Some(seen) = statistics.get_mut(&pair.down) {
+                seen.input.divide(&pair.columns(scales));
+            }
+        }
+    }
 }
 
 /// The scale of each row that a pair reads: the square root of its largest value over its largest weight. A row that is zero on one side stays.

@@ -1,15 +1,16 @@
 //! Rotations before quantization: what the recipe asks for, which matrices it becomes, and the proof that the model stayed the same.
 
 use super::error::QuantizeError;
-use super::recipe::{RotationRule, VisionRotation};
+use super::recipe::{RotationRule, TiedHead, VisionRotation};
 use super::samples::CalibrationSample;
+use super::target::Target;
 use crate::exec::{DecoderState, Executor, Generation};
 use crate::graph::{Model, Stream, WeightSource};
 use crate::numeric::Real;
 use crate::numeric::rotation::Rotation;
 use crate::passes::rewrite::Rewrites;
 use crate::passes::{
-    PassError, bake_mean, fold_norms, needs_mean, rotate_heads, rotate_stream, stream_width,
+    PassError, bake_mean, fold_norms, fold_streams, needs_mean, rotate_heads, rotate_stream, stream_width,
 };
 
 /// A model with what is to be done to its weights.
@@ -21,10 +22,30 @@ pub struct Transformed {
     pub rewrites: Rewrites,
     /// What was rotated and what was not.
     pub notes: Vec<RotationNote>,
+    /// The matrices by what they rotate.
+    pub(super) made: Vec<MadeRotation>,
+}
+
+/// What a recipe asks to be rotated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rotates {
+    Decoder,
+    Vision,
+    Heads,
+}
+
+/// One matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MadeRotation {
+    pub rotates: Rotates,
+    /// Index into [`Rewrites::rotations`].
+    pub rotation: usize,
+    /// Index into [`Transformed::notes`].
+    pub note: usize,
 }
 
 /// One rotation that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RotationNote {
     /// What it rotates: a stream, or heads of a size.
@@ -33,49 +54,93 @@ pub struct RotationNote {
     pub matrix: Option<String>,
     /// Why there is none.
     pub reason: Option<String>,
+    /// What a recipe with a gate measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<GateErrors>,
+}
+
+/// Expected errors of the linears that a rotation touches: root mean square over them of each one's error relative to its output.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GateErrors {
+    /// With the rotation.
+    pub rotated: f64,
+    /// Without it.
+    pub left: f64,
+    /// Number of these linears, a quantized token table included.
+    pub linears: usize,
 }
 
 impl RotationNote {
     fn done(what: String, rotation: &Rotation) -> Self {
-        Self { what, matrix: Some(rotation.name()), reason: None }
+        Self { what, matrix: Some(rotation.name()), reason: None, gate: None }
     }
 
     fn left(what: String, reason: String) -> Self {
-        Self { what, matrix: None, reason: Some(reason) }
+        Self { what, matrix: None, reason: Some(reason), gate: None }
     }
 }
 
-/// Folds norms and rotates as `rule` says; without any rotation the model stays as it is.
+/// Folds norms and rotates as `rule` says for files of a format; without any rotation the model stays as it is. A gate is not asked: it needs calibration data.
 ///
 /// # Errors
 /// [`QuantizeError::Pass`] when a pass finds the model in a form it does not know.
-pub fn transform(model: &Model, rule: &RotationRule) -> Result<Transformed, QuantizeError> {
-    let mut transformed = rotate_streams(model, rule)?;
+pub fn transform(model: &Model, rule: &RotationRule, target: Target) -> Result<Transformed, QuantizeError> {
+    let mut transformed = rotate_streams(model, rule, target)?;
     transformed.rotate_heads(rule)?;
     Ok(transformed)
 }
 
 /// The part of [`transform`] before heads are rotated: until then the channels of a value head can still be scaled one by one.
-pub(super) fn rotate_streams(model: &Model, rule: &RotationRule) -> Result<Transformed, QuantizeError> {
+pub(super) fn rotate_streams(
+    model: &Model,
+    rule: &RotationRule,
+    target: Target,
+) -> Result<Transformed, QuantizeError> {
     let mut rewrites = Rewrites::default();
-    if !rule.any() {
-        return Ok(Transformed { model: model.clone(), rewrites, notes: vec![] });
+    let (mut notes, mut made) = (vec![], vec![]);
+    let ties = keeps_tied(model, rule, target);
+    if ties {
+        notes.push(RotationNote::left(format!("{} stream", Stream::Decoder), tied(model)));
     }
-    let mut model = fold_norms(model.clone(), &mut rewrites)?;
-    let mut notes = vec![];
-    // Every matrix has signs of its own.
-    let mut seed = rule.seed;
-    for (stream, asked) in [(Stream::Decoder, rule.decoder), (Stream::Vision, rule.vision.any())] {
-        seed = seed.wrapping_add(1);
-        if !asked {
-            continue;
-        }
+    let asked = [(Stream::Decoder, rule.decoder && !ties), (Stream::Vision, rule.vision.any())];
+    let streams: Vec<Stream> =
+        asked.into_iter().filter(|(_, asked)| *asked).map(|(stream, _)| stream).collect();
+    let mut model = match target {
+        _ if !rule.any() => model.clone(),
+        Target::Onnx => fold_norms(model.clone(), &mut rewrites)?,
+        Target::Gguf(_) => fold_streams(model.clone(), &mut rewrites, &streams)?,
+    };
+    for stream in streams {
+        // Every matrix has signs of its own.
+        let (rotates, behind) = match stream {
+            Stream::Decoder => (Rotates::Decoder, 1),
+            Stream::Vision => (Rotates::Vision, 2),
+        };
         let bakes = stream == Stream::Vision && rule.vision == VisionRotation::BakeMean;
-        let note;
-        (model, note) = rotate(model, &mut rewrites, stream, bakes, seed)?;
-        notes.push(note);
+        let (rotation, note) = (rewrites.rotations.len(), notes.len());
+        let text;
+        (model, text) = rotate(model, &mut rewrites, stream, bakes, rule.seed.wrapping_add(behind))?;
+        notes.push(text);
+        if rewrites.rotations.len() > rotation {
+            made.push(MadeRotation { rotates, rotation, note });
+        }
     }
-    Ok(Transformed { model, rewrites, notes })
+    Ok(Transformed { model, rewrites, notes, made })
+}
+
+/// Whether the decoder's residual stays as it is because its head is the token table.
+fn keeps_tied(model: &Model, rule: &RotationRule, target: Target) -> bool {
+    let keeps = rule.decoder && rule.tied == TiedHead::Keep;
+    keeps && target.has_fixed_graph() && model.spec.decoder.tied_head
+}
+
+fn tied(model: &Model) -> String {
+    let d = &model.spec.decoder;
+    format!(
+        "the head is the token table, and a rotation would make it a tensor of its own of {} x {} weights; rotation.tied: untie in the recipe allows that",
+        d.vocab, d.width
+    )
 }
 
 impl Transformed {
@@ -89,7 +154,8 @@ impl Transformed {
         let first = self.rewrites.rotations.len();
         let made = |head_dim: usize| Rotation::hadamard(head_dim, seed(head_dim));
         let left = rotate_heads(&self.model, &mut self.rewrites, made)?;
-        for rotation in &self.rewrites.rotations[first..] {
+        for (i, rotation) in self.rewrites.rotations.iter().enumerate().skip(first) {
+            self.made.push(MadeRotation { rotates: Rotates::Heads, rotation: i, note: self.notes.len() });
             self.notes.push(RotationNote::done(format!("heads of {} channels", rotation.order()), rotation));
         }
         let no_matrix = |n| {

@@ -117,6 +117,18 @@ pub enum TokenizerError {
         /// Id in the tokenizer built from it.
         found: Option<u32>,
     },
+    /// llama.cpp has no form for a part of the tokenizer.
+    #[error("the tokenizer of {} cannot be written as GGUF: its {part} is {found}; known: {known}", path.display())]
+    Gguf {
+        /// File the tokenizer came from.
+        path: PathBuf,
+        /// What is in the way.
+        part: &'static str,
+        /// As it is.
+        found: String,
+        /// What can be written.
+        known: String,
+    },
     /// The tokenizer failed on a text or on ids.
     #[error("the tokenizer of {} failed", path.display())]
     Run {

@@ -10,6 +10,7 @@ mod added;
 mod describe;
 mod error;
 mod format;
+mod gguf;
 mod sentencepiece;
 mod tiktoken;
 mod vocabulary;
@@ -21,6 +22,7 @@ use serde_json::Value;
 
 pub use error::TokenizerError;
 pub use format::{RepeatedToken, SpecialToken, TokenizerFormat};
+pub use gguf::{TokenType, Vocabulary};
 
 use added::AddedToken;
 use describe::Description;

@@ -1,5 +1,6 @@
 //! Tests of Hugging Face's formats against the files of the fixture, and what the tests of the others share.
 
+mod gguf;
 mod sentencepiece;
 mod tiktoken;
 

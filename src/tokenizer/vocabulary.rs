@@ -8,7 +8,7 @@ use super::describe::{Bpe, Description};
 use super::{Tokenizer, TokenizerError, added, read, read_json};
 
 /// How Qwen2 cuts text before BPE (`PRETOKENIZE_REGEX` of transformers' `tokenization_qwen2.py`).
-const QWEN2_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(super) const ONE_DIGIT_SPLIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Tokenizer classes that can be built here.
 pub(super) const CLASSES: [&str; 2] = ["Qwen2Tokenizer", "Qwen2TokenizerFast"];
@@ -33,7 +33,7 @@ pub(super) fn load(folder: &Path) -> Result<Tokenizer, TokenizerError> {
     // Empty affixes, not null ones: what transformers writes for this class.
     let (continuing_subword_prefix, end_of_word_suffix) = (Some(""), Some(""));
     let model = Bpe { continuing_subword_prefix, end_of_word_suffix, ..Bpe::new(vocab, merges) };
-    Tokenizer::built(&vocab_path, &Description::of_bytes(QWEN2_SPLIT, true, &added, model), &added)
+    Tokenizer::built(&vocab_path, &Description::of_bytes(ONE_DIGIT_SPLIT, true, &added, model), &added)
 }
 
 /// The pairs of `merges.txt` in order; a first line `#version: ...` is skipped.

@@ -15,7 +15,7 @@ use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{CalibrationData, calibration_samples};
 use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule};
 use mquant_export::quantize::{
-    self, CalibrationSample, Decided, Quantized, QuantizedWeights, Workspace, decide,
+    self, CalibrationSample, Decided, Quantized, QuantizedWeights, Target, Workspace, decide,
 };
 use rayon::prelude::*;
 
@@ -73,7 +73,18 @@ pub fn quantize_on(
     weights: &dyn WeightSource,
     recipe: &Recipe,
 ) -> Made {
-    let decided = decide(&resolved.model, weights, recipe, samples, &mut |_, _, _| {}).unwrap();
+    quantize_for(Target::Onnx, resolved, samples, weights, recipe)
+}
+
+/// The model as a recipe makes it with these samples, for files of a format.
+pub fn quantize_for(
+    target: Target,
+    resolved: &Resolved,
+    samples: &[CalibrationSample],
+    weights: &dyn WeightSource,
+    recipe: &Recipe,
+) -> Made {
+    let decided = decide(&resolved.model, weights, recipe, target, samples, &mut |_, _, _| {}).unwrap();
     let rewritten = RewrittenWeights::new(weights, &decided.rewrites);
     let quantized = quantize_decided(&decided, samples, &rewritten, recipe);
     Made { decided, quantized }

@@ -62,6 +62,10 @@ impl Bundle {
         self.tensors.insert(key, (Dtype::I64, shape, bytes));
     }
 
+    pub fn bytes(&mut self, key: String, data: &[u8]) {
+        self.tensors.insert(key, (Dtype::U8, vec![data.len()], data.to_vec()));
+    }
+
     pub fn write(&self, path: &Path) {
         let views = self.tensors.iter().map(|(k, (d, s, b))| (k, TensorView::new(*d, s.clone(), b).unwrap()));
         std::fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();

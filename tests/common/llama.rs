@@ -29,7 +29,8 @@ impl Files {
         paths.sort();
         let is_mmproj = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("mmproj-");
         let (mmproj, texts): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_mmproj);
-        let text = texts.into_iter().next().unwrap_or_else(|| panic!("{} has no text file", folder.display()));
+        let text =
+            texts.into_iter().next().unwrap_or_else(|| panic!("{} has no text file", folder.display()));
         Self { text, mmproj: mmproj.into_iter().next() }
     }
 

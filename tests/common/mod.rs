@@ -3,6 +3,7 @@
 
 pub mod agreement;
 pub mod bad;
+pub mod bad_gguf;
 pub mod case;
 pub mod eval;
 pub mod folder;

@@ -293,7 +293,7 @@ fn run_form(name: &str, ops: &str, form: &str, (recipe, data): (&Recipe, &str), 
         .map(String::from);
     let artifact = export_fixture(dir.path(), name, &flags.each_ref().map(String::as_str));
     let manifest = Manifest::read(&artifact).unwrap();
-    assert_eq!(manifest.onnx.msq_form.as_deref(), Some(form));
+    assert_eq!(manifest.onnx.unwrap().msq_form.as_deref(), Some(form));
     // q, k and v share their scales, and so do gate and up, which are one product where they are not too wide.
     let mut of_products = vec!["attn.q", "attn.o", "mlp.gate", "mlp.down"];
     if gate_and_up_are_apart(&resolved.model) {

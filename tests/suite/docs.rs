@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mquant_export::family::Library;
+use mquant_export::family::inputs::gguf::GgufPlan;
 use mquant_export::family::schema::GenaiDef;
 
 use crate::common::golden::FIXTURES;
@@ -31,17 +32,31 @@ fn matrix() -> String {
         "|---|---|---|---|---|".to_string(),
     ];
     for family in Library::built_in().unwrap().families() {
-        let of = fixtures.iter().filter(|(name, _)| *name == family.family);
-        let layouts: Vec<String> = of.map(|(_, fixture)| format!("`{fixture}`")).collect();
+        let of_family =
+            |name: &str| fixtures.iter().filter(move |(n, _)| n == name).map(|(_, fixture)| *fixture).collect::<Vec<_>>().into_iter();
+        let layouts: Vec<String> = of_family(&family.family).map(|fixture| format!("`{fixture}`")).collect();
         assert!(!layouts.is_empty(), "{} has no fixture with goldens", family.family);
         let genai = match &family.runtimes.genai {
             GenaiDef::Type(t) => format!("yes, as type `{}`", t.model_type),
             GenaiDef::None(reason) => format!("no: {reason} The artifact has a `generate.py`."),
         };
-        let (title, layouts) = (&family.title, layouts.join(", "));
-        lines.push(format!("| {title} | {layouts} | float, W8A8, W4A8 | {genai} | not yet |"));
+        let llama = of_family(family.family.as_str()).map(|fixture| llama_cpp(&open(fixture).1.description.gguf));
+        let llama: BTreeSet<String> = llama.collect();
+        let llama: Vec<String> = llama.into_iter().collect();
+        let (title, layouts, llama) = (&family.title, layouts.join(", "), llama.join("; "));
+        lines.push(format!("| {title} | {layouts} | float, W8A8, W4A8 | {genai} | {llama} |"));
     }
     lines.join("\n") + "\n"
+}
+
+/// The files of a layout.
+fn llama_cpp(plan: &Result<GgufPlan, String>) -> String {
+    let plan = plan.as_ref().unwrap();
+    let text = &plan.text.architecture;
+    match &plan.vision {
+        Ok(_) => format!("text (`{text}`) and images"),
+        Err(_) => format!("text only (`{text}`)"),
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use mquant_export::passes::order_by_modality;
 use mquant_export::passes::rewrite::RewrittenWeights;
 use mquant_export::pipeline::{Manifest, preparer};
 use mquant_export::quantize::recipe::{Activations, Recipe};
-use mquant_export::quantize::{Decision, QuantizedWeights, plan};
+use mquant_export::quantize::{Decision, QuantizedWeights, Target, plan};
 use serde_json::Value as Json;
 
 use crate::common::eval::{Made, bundle, generation, load_samples, quantize};
@@ -106,7 +106,7 @@ fn recipe_is_fused_and_simulated(name: &str, recipe: &Recipe, ops: &str, msq: Ms
     }
     let weights = RewrittenWeights::new(&weights, &decided.rewrites);
 
-    let linears = plan(&resolved.model, recipe).unwrap().linears;
+    let linears = plan(&resolved.model, recipe, Target::Onnx).unwrap().linears;
     let constant = linears.iter().filter(|l| l.decided_by == Decision::ConstantInput).count();
     assert_eq!(Manifest::read(&artifact).unwrap().linears.len(), linears.len() - constant);
     let report: Json =

@@ -16,7 +16,7 @@ use mquant_export::passes::{
 use mquant_export::pipeline::{CalibrationData, calibration_samples, preparer};
 use mquant_export::quantize::recipe::{Recipe, RotationRule, VisionRotation};
 use mquant_export::quantize::{
-    Decided, Decision, Proof, QuantizeError, QuantizedWeights, plan, prove, transform,
+    Decided, Decision, Proof, QuantizeError, QuantizedWeights, Target, plan, prove, transform,
 };
 use serde_json::Value as Json;
 
@@ -31,7 +31,7 @@ use crate::common::{Goldens, fixture, open, relative_error};
 const BOUND: Proof = Proof { single: 1e-5, double: 1e-12 };
 
 fn rule(vision: VisionRotation) -> RotationRule {
-    RotationRule { decoder: true, vision, heads: true, seed: 7 }
+    RotationRule { decoder: true, vision, heads: true, seed: 7, ..RotationRule::default() }
 }
 
 /// A fixture with norms folded and everything rotated, to which more is done.
@@ -46,7 +46,7 @@ struct Changed {
 impl Changed {
     fn new(name: &str, rule: &RotationRule) -> Self {
         let (checkpoint, resolved) = open(name);
-        let transformed = transform(&resolved.model, rule).unwrap();
+        let transformed = transform(&resolved.model, rule, Target::Onnx).unwrap();
         let (model, rewrites) = (transformed.model, transformed.rewrites);
         Self { name: name.into(), checkpoint, resolved, model, rewrites }
     }
@@ -144,7 +144,7 @@ fn a_baked_mean_changes_no_model_or_is_refused(name: &str) {
     let folded = fold_norms(resolved.model.clone(), &mut rewrites).unwrap();
     let before = format!("{rewrites:?}");
     let baked = bake_mean(folded, &mut rewrites, Stream::Vision);
-    let notes = transform(&resolved.model, &rule(VisionRotation::BakeMean)).unwrap().notes;
+    let notes = transform(&resolved.model, &rule(VisionRotation::BakeMean), Target::Onnx).unwrap().notes;
     let note = notes.into_iter().find(|n| n.what == "vision stream").unwrap();
     if let Some(wanted) = reader_of_the_mean(name) {
         match baked.unwrap_err() {
@@ -198,14 +198,15 @@ fn transformed_files_run_in_onnx_runtime(name: &str, ops: OpSet) {
     }
 
     let recipe = Recipe::load("w8a8").unwrap();
-    let plan = plan(&changed.model, &recipe).unwrap();
+    let plan = plan(&changed.model, &recipe, Target::Onnx).unwrap();
     let left = plan.linears.iter().filter(|l| l.decided_by == Decision::Suppressed);
     assert!(left.clone().all(|l| l.role.ends_with(".suppressed") && !l.precision.is_quantized()));
     assert_eq!(left.count(), suppressed);
     let samples = CalibrationData { path: data, allow_outside: false, limit: None };
     let samples = calibration_samples(&samples, &changed.checkpoint, &changed.resolved).unwrap();
     let (model, rewrites) = (changed.model.clone(), changed.rewrites.clone());
-    let decided = Decided { model, rewrites, plan, decisions: vec![] };
+    let (decisions, rotations) = (vec![], vec![]);
+    let decided = Decided { model, rewrites, plan, decisions, rotations, target: Target::Onnx };
     let quantized = quantize_decided(&decided, &samples, &weights, &recipe);
     let channels = suppressed_channels(&changed.model);
     assert_eq!(suppressed_channels(&quantized.model), channels, "merging keeps the names");

@@ -10,17 +10,23 @@ use mquant_export::numeric::rotation::Rotation;
 use mquant_export::passes::rewrite::{Change, Factors, Rewrites, RewrittenWeights};
 use mquant_export::passes::{PassError, fold_norms, rotate_heads, rotate_stream};
 use mquant_export::pipeline::{calibration_samples, preparer};
-use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule, VisionRotation};
+use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule, TiedHead, VisionRotation};
 use mquant_export::quantize::{
-    CalibrationSample, Proof, QuantizeError, QuantizedWeights, RotationNote, prove, transform,
+    CalibrationSample, Proof, QuantizeError, QuantizedWeights, RotationNote, Target, prove, transform,
 };
 
 use crate::common::eval::{Made, generation, load_samples, plain, quantize};
 use crate::common::golden::{FIXTURES, for_each_fixture};
 use crate::common::{distance, fixture, open};
 
-const ALL: RotationRule =
-    RotationRule { decoder: true, vision: VisionRotation::KeepMean, heads: true, seed: 7 };
+const ALL: RotationRule = RotationRule {
+    decoder: true,
+    vision: VisionRotation::KeepMean,
+    heads: true,
+    seed: 7,
+    gate: false,
+    tied: TiedHead::Keep,
+};
 
 /// Samples of a fixture: one with images and one of text alone.
 pub fn samples(name: &str, resolved: &Resolved) -> Vec<CalibrationSample> {
@@ -35,7 +41,7 @@ pub fn samples(name: &str, resolved: &Resolved) -> Vec<CalibrationSample> {
 fn rotated_fixture_is_the_same_model(name: &str) {
     let (checkpoint, resolved) = open(name);
     let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let transformed = transform(&resolved.model, &ALL).unwrap();
+    let transformed = transform(&resolved.model, &ALL, Target::Onnx).unwrap();
     let rewritten = RewrittenWeights::new(&stored, &transformed.rewrites);
     for note in &transformed.notes {
         println!("{name}: {note:?}");
@@ -61,7 +67,7 @@ for_each_fixture!(fixtures);
 #[test]
 fn what_cannot_be_rotated_is_left_with_the_reason() {
     let left = |name: &str| -> Vec<String> {
-        let notes = transform(&open(name).1.model, &ALL).unwrap().notes;
+        let notes = transform(&open(name).1.model, &ALL, Target::Onnx).unwrap().notes;
         notes.into_iter().filter(|n: &RotationNote| n.reason.is_some()).map(|n| n.what).collect()
     };
     for name in FIXTURES {

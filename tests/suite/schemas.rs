@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mquant_export::export::gguf::mquant::MquantMetadata;
 use mquant_export::family::Library;
 use mquant_export::family::schema::file_schema;
 use mquant_export::pipeline::{ExportReport, Manifest};
@@ -43,6 +44,7 @@ fn json_schemas_are_those_of_the_types() {
     schema::<Recipe>("recipe");
     schema::<Manifest>("manifest");
     schema::<ExportReport>("report");
+    schema::<MquantMetadata>("gguf");
 }
 
 /// Names without extension of the YAML files in a folder.

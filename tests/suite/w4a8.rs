@@ -13,7 +13,8 @@ use mquant_export::quantize::recipe::{
     Activations, Budget, DownProjections, Precision, Recipe, Remedy, RotationRule, Weights,
 };
 use mquant_export::quantize::{
-    CalibrationSample, MINIMUM_ROWS, QuantizeError, QuantizedWeights, Reason, Workspace, decide, quantize,
+    CalibrationSample, MINIMUM_ROWS, QuantizeError, QuantizedWeights, Reason, Target, Workspace, decide,
+    quantize,
 };
 
 use crate::common::case::Case;
@@ -158,7 +159,7 @@ fn every_outcome_is_better_than_nearest_rounding() {
 fn refused(recipe: &Recipe, samples: &[CalibrationSample]) -> QuantizeError {
     let (checkpoint, resolved) = open(TINY);
     let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let decided = match decide(&resolved.model, &stored, recipe, samples, &mut |_, _, _| {}) {
+    let decided = match decide(&resolved.model, &stored, recipe, Target::Onnx, samples, &mut |_, _, _| {}) {
         Ok(decided) => decided,
         Err(e) => return e,
     };
@@ -198,7 +199,7 @@ fn budgets_move_bits_where_the_error_is() {
     let grids: Vec<Weights> = ["int4/128", "int4/32", "int8"].map(|g| g.parse().unwrap()).to_vec();
     let decided = |budget: Budget| {
         let recipe = Recipe { budget: Some(budget), ..w4a8() };
-        decide(&resolved.model, &stored, &recipe, &given, &mut |_, _, _| {}).unwrap()
+        decide(&resolved.model, &stored, &recipe, Target::Onnx, &given, &mut |_, _, _| {}).unwrap()
     };
     let within = decided(Budget { grids: grids.clone(), error: Some(0.06), bits: None });
     let mut seen = std::collections::BTreeSet::new();
@@ -248,7 +249,7 @@ fn hessians_that_cannot_be_used_are_refused_with_the_linear() {
     let given = calibration_samples(&calibration(Some(8)), &checkpoint, &resolved).unwrap();
     // Nothing rotated and nothing weighed before, so that the block loop is the first to see the values.
     let recipe = plain("w4a8");
-    let decided = decide(&resolved.model, &stored, &recipe, &given, &mut |_, _, _| {}).unwrap();
+    let decided = decide(&resolved.model, &stored, &recipe, Target::Onnx, &given, &mut |_, _, _| {}).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let fails = |roles: &[&str], with: f32| {
         let filled = Filled { base: &stored, roles, with };
@@ -272,7 +273,7 @@ fn remedies_that_are_not_possible_are_reported() {
     let given = calibration_samples(&calibration(Some(8)), &checkpoint, &resolved).unwrap();
     let candidates = vec![Remedy::Smooth, Remedy::Hadamard(3), Remedy::HadamardRms(0)];
     let recipe = Recipe { down_projections: DownProjections { candidates, always: false }, ..w4a8() };
-    let decided = decide(&resolved.model, &stored, &recipe, &given, &mut |_, _, _| {}).unwrap();
+    let decided = decide(&resolved.model, &stored, &recipe, Target::Onnx, &given, &mut |_, _, _| {}).unwrap();
     let of = |role: &str| decided.decisions.iter().find(|d| d.role == role).unwrap().impossible.join("; ");
     let decoder = of("decoder.layers.0.mlp.down");
     assert!(

@@ -27,7 +27,7 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
     ("passes", &["graph", "numeric"]),
     ("calibrate", &["checkpoint", "family", "graph", "numeric", "tokenizer"]),
     ("quantize", &["calibrate", "exec", "family", "graph", "numeric", "passes", "positioned"]),
-    ("export", &["family::inputs", "graph", "numeric"]),
+    ("export", &["family::inputs", "graph", "numeric", "positioned"]),
     (
         "verify",
         &["calibrate", "checkpoint", "exec", "export", "family", "graph", "numeric", "passes", "quantize"],

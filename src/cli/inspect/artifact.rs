@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::gguf::{self, GgufSeen};
 use super::onnx::{self, OnnxSeen};
 use crate::cli::SCHEMA_VERSION;
 use crate::cli::error::CliError;
 use crate::cli::format::{bytes, count, plural, property, rotations, table};
+use crate::export::gguf::is_later_shard;
 use crate::graph::Component;
-use crate::pipeline::{Manifest, QuantizedLinear};
+use crate::pipeline::{Manifest, OnnxForm, QuantizedLinear};
 use crate::quantize::WeightOutcome;
 
 /// An artifact as seen.
@@ -25,6 +27,8 @@ pub struct ArtifactSeen {
     /// `ok`, or `changed` also when the file is gone.
     files: Vec<FileSeen>,
     graphs: Vec<GraphSeen>,
+    /// GGUF models, named by their first file.
+    models: Vec<ModelSeen>,
     /// The manifest as it stands, scales included.
     manifest: Manifest,
 }
@@ -59,6 +63,15 @@ struct GraphSeen {
     error: Option<String>,
 }
 
+/// A GGUF model; unreadable ones are told, not fatal.
+#[derive(Debug, Serialize)]
+struct ModelSeen {
+    name: String,
+    #[serde(flatten)]
+    model: Option<GgufSeen>,
+    error: Option<String>,
+}
+
 /// Looks at the artifact in `path`. Reads every file to hash it.
 ///
 /// # Errors
@@ -73,6 +86,8 @@ pub fn inspect(path: &Path) -> Result<ArtifactSeen, CliError> {
     });
     let files: Vec<FileSeen> = files.collect();
     let graphs = files.iter().filter(|f| f.name.ends_with(".onnx")).map(|f| graph(path, &f.name));
+    let names = files.iter().map(|f| f.name.as_str());
+    let models = names.filter(|n| n.ends_with(".gguf") && !is_later_shard(n)).map(|n| model(path, n));
     Ok(ArtifactSeen {
         schema_version: SCHEMA_VERSION,
         kind: "artifact",
@@ -80,6 +95,7 @@ pub fn inspect(path: &Path) -> Result<ArtifactSeen, CliError> {
         bytes: files.iter().map(|f| f.bytes).sum(),
         components: components(&manifest),
         graphs: graphs.collect(),
+        models: models.collect(),
         files,
         manifest,
     })
@@ -91,6 +107,14 @@ fn graph(dir: &Path, name: &str) -> GraphSeen {
         Err(e) => (None, Some(e.to_string())),
     };
     GraphSeen { name: name.to_string(), graph, error }
+}
+
+fn model(dir: &Path, name: &str) -> ModelSeen {
+    let (model, error) = match gguf::inspect(&dir.join(name)) {
+        Ok(model) => (Some(model), None),
+        Err(e) => (None, Some(e.to_string())),
+    };
+    ModelSeen { name: name.to_string(), model, error }
 }
 
 fn components(manifest: &Manifest) -> Vec<ComponentSeen> {
@@ -113,20 +137,25 @@ fn components(manifest: &Manifest) -> Vec<ComponentSeen> {
     seen.filter(|c| !c.linears.is_empty()).collect()
 }
 
+/// What is special about ONNX graphs.
+fn operators(onnx: &OnnxForm) -> String {
+    let modality = if onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
+    let form = onnx.msq_form.as_ref().map_or(String::new(), |f| format!(", two scales by {f}"));
+    format!(", operators {}{form}{modality}", onnx.ops)
+}
+
 impl ArtifactSeen {
     /// For people.
     pub fn lines(&self) -> Vec<String> {
         let m = &self.manifest;
         let samples = m.calibration.as_ref().map_or(0, |c| c.samples.len());
-        let modality =
-            if m.onnx.modality_channel { ", modality as one more channel of inputs_embeds" } else { "" };
-        let form = m.onnx.msq_form.as_ref().map_or(String::new(), |f| format!(", two scales by {f}"));
+        let form = m.onnx.as_ref().map_or(String::new(), operators);
         let mut lines = vec![
             property("artifact", self.path.display().to_string()),
             property("made by", format!("{} {}", m.tool.name, m.tool.version)),
             property("family", &m.family),
             property("recipe", format!("{}  {}", m.recipe.name, m.recipe.description)),
-            property("format", format!("{}, operators {}{form}{modality}", m.format, m.onnx.ops)),
+            property("format", format!("{}{form}", m.format)),
             property("size", format!("{} in {}", bytes(self.bytes), plural(self.files.len(), "file"))),
             property("calibration", if samples == 0 { "none".into() } else { plural(samples, "sample") }),
         ];
@@ -152,17 +181,17 @@ impl ArtifactSeen {
     }
 
     fn graph_lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        for g in &self.graphs {
-            lines.extend([String::new(), g.name.clone()]);
-            match (&g.graph, &g.error) {
-                (Some(graph), _) => lines.extend(graph.lines().into_iter().map(|l| format!("  {l}"))),
-                (None, error) => {
-                    lines.push(format!("  cannot be read: {}", error.as_deref().unwrap_or_default()))
-                }
-            }
-        }
-        lines
+        let seen = |name: &String, lines: Option<Vec<String>>, error: &Option<String>| {
+            let error = || vec![format!("cannot be read: {}", error.as_deref().unwrap_or_default())];
+            let lines =
+                lines.unwrap_or_else(error).into_iter().map(|l| format!("  {l}").trim_end().to_string());
+            [String::new(), name.clone()].into_iter().chain(lines).collect::<Vec<_>>()
+        };
+        let graphs =
+            self.graphs.iter().flat_map(|g| seen(&g.name, g.graph.as_ref().map(OnnxSeen::lines), &g.error));
+        let models =
+            self.models.iter().flat_map(|m| seen(&m.name, m.model.as_ref().map(GgufSeen::lines), &m.error));
+        graphs.chain(models).collect()
     }
 
     fn file_lines(&self) -> Vec<String> {

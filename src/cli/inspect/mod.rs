@@ -1,8 +1,9 @@
-//! `inspect`: what is in a checkpoint folder, an exported folder or an ONNX file. One file per kind; each makes a serializable object
+//! `inspect`: what is in a checkpoint folder, an exported folder, an ONNX or a GGUF file. One file per kind; each makes a serializable object
 //! and its lines for people. Nothing is changed, and weights are not read except to hash an artifact's files.
 
 mod artifact;
 mod checkpoint;
+mod gguf;
 mod onnx;
 
 use std::path::Path;
@@ -30,6 +31,10 @@ pub fn run(args: &InspectArgs, printer: &mut Printer) -> Result<(), CliError> {
             let seen = onnx::inspect(&args.path)?;
             printer.result(&seen, onnx::OnnxSeen::lines)
         }
+        Kind::Gguf => {
+            let seen = gguf::inspect(&args.path)?;
+            printer.result(&seen, gguf::GgufSeen::lines)
+        }
     }
 }
 
@@ -38,6 +43,7 @@ enum Kind {
     Checkpoint,
     Artifact,
     Onnx,
+    Gguf,
 }
 
 fn kind(path: &Path) -> Result<Kind, CliError> {
@@ -45,17 +51,31 @@ fn kind(path: &Path) -> Result<Kind, CliError> {
         std::fs::metadata(path).map_err(|source| CliError::Read { path: path.to_path_buf(), source })?;
     let unknown = |found, hint| Err(CliError::NotInspectable { path: path.to_path_buf(), found, hint });
     if metadata.is_dir() {
-        let artifact = path.join(MANIFEST_FILE).is_file();
-        return Ok(if artifact { Kind::Artifact } else { Kind::Checkpoint });
+        if path.join(MANIFEST_FILE).is_file() {
+            return Ok(Kind::Artifact);
+        }
+        let checkpoint = path.join("config.json").exists();
+        if !checkpoint && holds_gguf(path) {
+            let hint = "\nhint: pass one of them, of several shards the first";
+            return unknown("a folder of GGUF files", hint);
+        }
+        return Ok(Kind::Checkpoint);
     }
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => Ok(Kind::Onnx),
+        Some("gguf") => Ok(Kind::Gguf),
         Some("safetensors") => {
             unknown("a weight file", "\nhint: pass the folder that holds it and config.json")
         }
         Some("data") => unknown("the weights of an ONNX file", "\nhint: pass the .onnx file beside it"),
-        _ => unknown("neither a folder nor an .onnx file", ""),
+        _ => unknown("neither a folder nor an .onnx or .gguf file", ""),
     }
+}
+
+/// Whether a folder has a GGUF file.
+fn holds_gguf(dir: &Path) -> bool {
+    let mut files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    files.any(|file| file.path().extension().is_some_and(|end| end == "gguf"))
 }
 
 #[cfg(test)]
@@ -74,7 +94,12 @@ mod tests {
         let e = kind(&file("model.safetensors")).unwrap_err().to_string();
         assert!(e.contains("a weight file") && e.contains("\nhint: pass the folder"), "{e}");
         assert!(kind(&file("model.onnx.data")).unwrap_err().to_string().contains(".onnx file beside it"));
-        assert!(kind(&file("x.gguf")).is_err());
+        assert!(kind(&file("x.txt")).is_err());
+        assert_eq!(kind(&file("x.gguf")).unwrap(), Kind::Gguf);
+        let e = kind(dir.path()).unwrap_err().to_string();
+        assert!(e.contains("a folder of GGUF files") && e.contains("pass one of them"), "{e}");
+        file("config.json");
+        assert_eq!(kind(dir.path()).unwrap(), Kind::Checkpoint);
         assert!(matches!(kind(&dir.path().join("absent")), Err(CliError::Read { .. })));
         file(MANIFEST_FILE);
         assert_eq!(kind(dir.path()).unwrap(), Kind::Artifact);

@@ -1,9 +1,30 @@
 //! GGUF files (version 3): metadata and tensors in blocks of ggml, as an unmodified llama.cpp loads them.
 
+mod cursor;
+pub mod emit;
+mod error;
+mod header;
+mod layout;
+pub mod mquant;
+pub mod name;
+mod parse;
+pub mod read;
+mod shards;
+#[cfg(test)]
+mod tests;
+mod value;
+pub mod write;
+
+pub use error::{GgufError, Problem, Problems};
+pub use read::GgufFile;
+pub use shards::is_later_shard;
+pub use write::Blueprint;
+
 use crate::numeric::ggml::BlockType;
 
 /// A value of the metadata.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// `uint8`.
     U8(u8),
@@ -34,7 +55,8 @@ pub enum Value {
 }
 
 /// An array of the metadata.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(untagged)]
 pub enum Array {
     /// `uint8`.
     U8(Vec<u8>),
@@ -74,4 +96,11 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// How values are stored.
     pub kind: BlockType,
+}
+
+/// How files are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GgufOptions {
+    /// Most bytes of tensors per file; absent: one file, whatever its size.
+    pub split: Option<u64>,
 }

@@ -201,6 +201,22 @@ impl OnnxOptions {
     }
 }
 
+impl OnnxOptions {
+    /// The form of a linear whose weight is in blocks of ggml of 32 input channels with a scale each. No integer product has such scales, so inputs are
+    /// floats, and [`Form::Int8Gemm`] writes these weights as [`Form::Portable`] does.
+    pub fn block_form(&self) -> LinearForm {
+        match (self.form, self.ops) {
+            (Some(Form::MatMulNBits), _) | (None, OpSet::Ort) => {
+                LinearForm::MatMulNBits { block: GGML_BLOCK }
+            }
+            _ => LinearForm::Portable,
+        }
+    }
+}
+
+/// Input channels of a block of Q4_0 and Q8_0.
+const GGML_BLOCK: usize = 32;
+
 /// The largest block of MatMulNBits that divides those of the grid.
 fn nbits_block(grid: Grid, cols: usize) -> Result<usize, FormError> {
     let Some(block) = grid.block else { return Ok(ROW_BLOCK) };

@@ -1,4 +1,4 @@
-//! Codes of at most 4 bits as ONNX stores them: two in a byte, the first in the low half (`onnx.proto`, `TensorProto.raw_data`).
+//! Codes as ONNX stores them: those of at most 4 bits two in a byte, the first in the low half (`onnx.proto`, `TensorProto.raw_data`).
 
 use super::error::OnnxError;
 use crate::numeric::grid::GridMatrix;
@@ -9,8 +9,23 @@ pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), OnnxError> + 'a;
 /// Codes packed at once, about: a compromise between calls and memory beside the weight itself.
 const BATCH: usize = 1 << 20;
 
-/// Code of 0 in MatMulNBits, whose codes are unsigned.
-const ZERO_POINT: i8 = 8;
+/// Codes `[rows, cols]` row-major.
+#[derive(Clone, Copy)]
+pub struct CodesOf<'a> {
+    /// The codes.
+    pub codes: &'a [i8],
+    /// Their rows.
+    pub rows: usize,
+    /// Their columns.
+    pub cols: usize,
+}
+
+impl<'a> CodesOf<'a> {
+    /// The codes of a matrix on a grid.
+    pub fn grid(w: &'a GridMatrix) -> Self {
+        Self { codes: &w.codes, rows: w.rows, cols: w.cols }
+    }
+}
 
 /// Bytes of `n` codes.
 pub fn bytes_of(n: usize) -> usize {
@@ -27,7 +42,7 @@ pub fn int4(codes: &[i8]) -> Vec<u8> {
 ///
 /// # Errors
 /// Those of the sink.
-pub fn int4_transposed(w: &GridMatrix, padded: usize, sink: &mut Sink<'_>) -> Result<(), OnnxError> {
+pub fn int4_transposed(w: CodesOf<'_>, padded: usize, sink: &mut Sink<'_>) -> Result<(), OnnxError> {
     // An even number of rows of the result, so that every batch but the last ends with a whole byte.
     let step = (BATCH / w.rows.max(1)).next_multiple_of(2).max(64);
     let mut out = Vec::new();
@@ -44,16 +59,22 @@ pub fn int4_transposed(w: &GridMatrix, padded: usize, sink: &mut Sink<'_>) -> Re
     Ok(())
 }
 
-/// The codes as MatMulNBits takes them, `[rows, blocks, block / 2]` of uint8: blocks of `block` (even) columns, 8 added; what pads the last block is 0.
+/// The codes as MatMulNBits of 4 or 8 `bits` takes them, `[rows, blocks, block * bits / 8]` of uint8: blocks of `block` (even) columns, 0 on the middle of
+/// the unsigned codes (8 or 128); what pads the last block is 0.
 ///
 /// # Errors
 /// Those of the sink.
-pub fn nbits(w: &GridMatrix, block: usize, sink: &mut Sink<'_>) -> Result<(), OnnxError> {
-    let row_bytes = bytes_of(w.cols.next_multiple_of(block));
+pub fn nbits(w: CodesOf<'_>, bits: u8, block: usize, sink: &mut Sink<'_>) -> Result<(), OnnxError> {
+    let padded = w.cols.next_multiple_of(block);
+    let row_bytes = if bits == 8 { padded } else { bytes_of(padded) };
     let mut out = Vec::with_capacity(BATCH + row_bytes);
-    let half = |code: Option<&i8>| (code.copied().unwrap_or(0) + ZERO_POINT) as u8;
+    let half = |code: Option<&i8>| (code.copied().unwrap_or(0) + 8) as u8;
+    let whole = |code: Option<&i8>| (code.copied().unwrap_or(0) as u8).wrapping_add(128);
     for row in w.codes.chunks_exact(w.cols.max(1)) {
-        out.extend((0..row_bytes).map(|i| half(row.get(2 * i)) | (half(row.get(2 * i + 1)) << 4)));
+        match bits {
+            8 => out.extend((0..row_bytes).map(|i| whole(row.get(i)))),
+            _ => out.extend((0..row_bytes).map(|i| half(row.get(2 * i)) | (half(row.get(2 * i + 1)) << 4))),
+        }
         if out.len() >= BATCH {
             sink(&out)?;
             out.clear();
@@ -101,9 +122,13 @@ mod tests {
         assert_eq!(int4(&[1, -1, 7, -7, -8]), [0xf1, 0x97, 0x08]);
         // Two rows of three columns: (1 2 3) and (-1 -2 -3).
         let w = matrix(None, 3, &[1, 2, 3, -1, -2, -3], &[]);
-        assert_eq!(collected(|s| int4_transposed(&w, 3, s)), [0xf1, 0xe2, 0xd3]);
-        assert_eq!(collected(|s| int4_transposed(&w, 4, s)), [0xf1, 0xe2, 0xd3, 0x00]);
-        assert_eq!(collected(|s| nbits(&w, 4, s)), [0xa9, 0x8b, 0x67, 0x85]);
+        assert_eq!(collected(|s| int4_transposed(CodesOf::grid(&w), 3, s)), [0xf1, 0xe2, 0xd3]);
+        assert_eq!(collected(|s| int4_transposed(CodesOf::grid(&w), 4, s)), [0xf1, 0xe2, 0xd3, 0x00]);
+        assert_eq!(collected(|s| nbits(CodesOf::grid(&w), 4, 4, s)), [0xa9, 0x8b, 0x67, 0x85]);
+        assert_eq!(
+            collected(|s| nbits(CodesOf::grid(&w), 8, 4, s)),
+            [129, 130, 131, 128, 127, 126, 125, 128]
+        );
     }
 
     #[test]
@@ -114,7 +139,10 @@ mod tests {
             let at = |i: usize| if i / rows < cols { codes[i % rows * cols + i / rows] } else { 0 };
             let want: Vec<i8> = (0..padded * rows).map(at).collect();
             let w = matrix(None, cols, &codes, &[]);
-            assert!(collected(|s| int4_transposed(&w, padded, s)) == int4(&want), "{rows} x {cols}");
+            assert!(
+                collected(|s| int4_transposed(CodesOf::grid(&w), padded, s)) == int4(&want),
+                "{rows} x {cols}"
+            );
         }
     }
 

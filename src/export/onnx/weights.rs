@@ -23,13 +23,17 @@ pub enum Matrix {
 }
 
 impl<'a> Emitter<'a> {
-    /// The form of a linear with a weight on a grid; none for a float weight.
+    /// The form of a linear with a weight of codes; none for a float weight.
     ///
     /// # Errors
     /// [`OnnxError::Form`] when the form asked for cannot have these weights.
     pub fn linear_form(&self, op: &Linear) -> Result<Option<LinearForm>, OnnxError> {
         let decl = self.declaration(op.weight)?;
-        let WeightFormat::Grid(grid) = decl.format else { return Ok(None) };
+        let grid = match decl.format {
+            WeightFormat::Float => return Ok(None),
+            WeightFormat::Blocks(_) => return Ok(Some(self.options.block_form())),
+            WeightFormat::Grid(grid) => grid,
+        };
         let cols = decl.shape.last().copied().unwrap_or(0);
         let form = self.options.linear_form(grid, cols, op.act.is_some());
         let (graph, node) = (self.graph.part.name(), self.node().to_string());
@@ -124,12 +128,17 @@ impl<'a> Emitter<'a> {
         }
     }
 
-    fn load(&self, decl: &WeightDecl) -> Result<WeightData, OnnxError> {
+    pub(super) fn load(&self, decl: &WeightDecl) -> Result<WeightData, OnnxError> {
         let (graph, node) = (self.graph.part.name(), self.node().to_string());
         self.source.load(decl).map_err(|source| OnnxError::Weight { graph, node, source })
     }
 
-    fn wrong_form(&self, decl: &WeightDecl, declared: &'static str, found: &'static str) -> OnnxError {
+    pub(super) fn wrong_form(
+        &self,
+        decl: &WeightDecl,
+        declared: &'static str,
+        found: &'static str,
+    ) -> OnnxError {
         let (graph, node) = (self.graph.part.name(), self.node().to_string());
         OnnxError::WeightForm { graph, node, weight: decl.name.clone(), declared, found }
     }

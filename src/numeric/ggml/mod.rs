@@ -1,5 +1,55 @@
 //! Block types of ggml: which values the weights of a row may take in a GGUF file, and their bytes. Layouts and reference rounding follow
 //! `ggml/src/ggml-common.h` and `ggml/src/ggml-quants.c` of llama.cpp. Pure functions on slices.
+//!
+//! Every value of a quantized type is `step * code + offset`, with step and offset shared by a group of neighbours ([`Lattice`](super::Lattice)).
+//! A type is one file with its codec (where codes and scales stand in a block, and ggml's rounding) and one line in `dispatch`.
+
+mod bits;
+mod codec;
+mod codes;
+mod fit;
+mod float;
+mod matrix;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod search;
+mod super_block;
+
+pub(in crate::numeric) use fit::fitted;
+pub use matrix::{BlockError, BlockMatrix, reference};
+
+/// Calls a function for the codec of a type, or gives the value for floats.
+macro_rules! dispatch {
+    ($kind:expr, $function:ident $arguments:tt, $float:expr) => {
+        match $kind {
+            BlockType::F32 | BlockType::F16 | BlockType::Bf16 => $float,
+            BlockType::Q4_0 => $function::<super::q4_0::Q4_0> $arguments,
+            BlockType::Q4_1 => $function::<super::q4_1::Q4_1> $arguments,
+            BlockType::Q5_0 => $function::<super::q5_0::Q5_0> $arguments,
+            BlockType::Q5_1 => $function::<super::q5_1::Q5_1> $arguments,
+            BlockType::Q8_0 => $function::<super::q8_0::Q8_0> $arguments,
+            BlockType::Q2K => $function::<super::q2_k::Q2K> $arguments,
+            BlockType::Q3K => $function::<super::q3_k::Q3K> $arguments,
+            BlockType::Q4K => $function::<super::q4_k::Q4K> $arguments,
+            BlockType::Q5K => $function::<super::q5_k::Q5K> $arguments,
+            BlockType::Q6K => $function::<super::q6_k::Q6K> $arguments,
+        }
+    };
+}
+use dispatch;
+
+/// Floats where codes are needed.
+fn float_error(kind: BlockType) -> BlockError {
+    BlockError::Float { kind }
+}
 
 /// How ggml stores the values of a row. Rows are made of blocks of [`values`](Self::values) neighbours that take [`bytes`](Self::bytes) each.
 #[derive(
@@ -144,26 +194,6 @@ impl BlockType {
     /// Bits per value, scales included.
     pub fn bits_per_weight(self) -> f64 {
         8.0 * self.bytes() as f64 / self.values() as f64
-    }
-}
-
-/// A matrix in the bytes of a block type.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BlockMatrix {
-    /// Type of every block.
-    pub kind: BlockType,
-    /// Output channels.
-    pub rows: usize,
-    /// Input channels, a multiple of the block's values.
-    pub cols: usize,
-    /// Blocks of all rows, row after row.
-    pub bytes: Vec<u8>,
-}
-
-impl BlockMatrix {
-    /// The values, `[rows, cols]` row-major.
-    pub fn dequantize(&self) -> Vec<f32> {
-        vec![0.0; self.rows * self.cols]
     }
 }
 

@@ -3,7 +3,7 @@
 use faer::traits::pulp::Arch;
 use rayon::prelude::*;
 
-use super::{Grid, LARGEST_MULTIPLIER, Scales, nearest_code, normal_or_one};
+use super::{Grid, LARGEST_MULTIPLIER, Scales, normal_or_one, symmetric_code};
 
 /// Shares of the largest weight that the search puts on the largest code: finer where most rows have their best.
 const SHARES: [f32; 20] = [
@@ -142,7 +142,7 @@ fn cost(w: &[f32], v: &[f32], step: f32, largest: f32, limit: f32) -> f32 {
 
 #[inline(always)]
 fn term(w: f32, v: f32, inverse: f32, step: f32, largest: f32) -> f32 {
-    let e = w - nearest_code(w * inverse, largest) * step;
+    let e = w - symmetric_code(w * inverse, largest) * step;
     v * e * e
 }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::numeric::ggml::BlockType;
 use crate::numeric::grid::Grid;
 
 /// Precision of one linear.
@@ -22,9 +23,9 @@ impl Precision {
     /// Nothing is rounded.
     pub const FLOAT: Self = Self { weights: Weights::Float, activations: Activations::Float };
 
-    /// Whether the weights are on a grid.
+    /// Whether the weights are codes, of a grid or in blocks. Half precision is no code: it is how floats are stored.
     pub fn is_quantized(self) -> bool {
-        self.weights != Weights::Float
+        self.weights.are_quantized()
     }
 
     /// Whether the linear runs as an integer product.
@@ -34,7 +35,7 @@ impl Precision {
 }
 
 /// Weight storage: `float`, `int8`, `int4`, `int3` or `int2` (one scale per output channel), or with a block such as `int4/128` (an integer multiplier
-/// for every 128 inputs of a channel, besides its scale).
+/// for every 128 inputs of a channel, besides its scale). For GGUF `f16`, `bf16` and the block types of ggml, `q8_0` to `q2_k`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Weights {
@@ -42,6 +43,8 @@ pub enum Weights {
     Float,
     /// Codes of a grid.
     Grid(Grid),
+    /// A type of ggml; never [`BlockType::F32`], which is [`Weights::Float`].
+    Blocks(BlockType),
 }
 
 impl Weights {
@@ -51,8 +54,48 @@ impl Weights {
     /// The grid, if there is one.
     pub fn grid(self) -> Option<Grid> {
         match self {
-            Weights::Float => None,
             Weights::Grid(grid) => Some(grid),
+            Weights::Float | Weights::Blocks(_) => None,
+        }
+    }
+
+    /// The type of ggml, if it is one other than `f32`.
+    pub fn blocks(self) -> Option<BlockType> {
+        match self {
+            Weights::Blocks(kind) => Some(kind),
+            Weights::Float | Weights::Grid(_) => None,
+        }
+    }
+
+    /// Weights of a type of ggml.
+    pub fn of(kind: BlockType) -> Self {
+        if kind == BlockType::F32 { Weights::Float } else { Weights::Blocks(kind) }
+    }
+
+    /// The type of ggml that stores them in a GGUF file; none for a grid.
+    pub fn stored(self) -> Option<BlockType> {
+        match self {
+            Weights::Float => Some(BlockType::F32),
+            Weights::Blocks(kind) => Some(kind),
+            Weights::Grid(_) => None,
+        }
+    }
+
+    /// Whether they are codes, of a grid or in blocks.
+    pub fn are_quantized(self) -> bool {
+        match self {
+            Weights::Float => false,
+            Weights::Grid(_) => true,
+            Weights::Blocks(kind) => kind.is_quantized(),
+        }
+    }
+
+    /// Bits per weight, scales and multipliers included, in rows of `cols`.
+    pub fn bits_per_weight(self, cols: usize) -> f64 {
+        match self {
+            Weights::Float => 32.0,
+            Weights::Grid(grid) => grid.bits_per_weight(cols),
+            Weights::Blocks(kind) => kind.bits_per_weight(),
         }
     }
 }
@@ -66,6 +109,11 @@ impl FromStr for Weights {
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "float" {
             return Ok(Weights::Float);
+        }
+        // Names are spelled in one way, so that a recipe reads as it is written out.
+        let kind = BlockType::of_name(text).filter(|kind| kind.name() == text && *kind != BlockType::F32);
+        if let Some(kind) = kind {
+            return Ok(Weights::Blocks(kind));
         }
         let (name, block) = match text.split_once('/') {
             Some((name, block)) => (name, Some(block)),
@@ -88,9 +136,15 @@ impl FromStr for Weights {
 
 fn unknown(text: &str) -> String {
     format!(
-        "weights {text:?} are not known; expected float, int8, int4, int3, int2, or the last three with a block of 16, 32, 64, 128 or 256 \
-         such as int4/128"
+        "weights {text:?} are not known; expected float, int8, int4, int3, int2, the last three also with a block of 16, 32, 64, 128 or 256 \
+         such as int4/128, or a type of ggml: {}",
+        block_names().join(", ")
     )
+}
+
+/// Names of the types of ggml that weights may have.
+fn block_names() -> Vec<&'static str> {
+    BlockType::all().filter(|kind| *kind != BlockType::F32).map(BlockType::name).collect()
 }
 
 impl TryFrom<String> for Weights {
@@ -113,6 +167,7 @@ impl fmt::Display for Weights {
             Weights::Float => f.write_str("float"),
             Weights::Grid(Grid { bits, block: None }) => write!(f, "int{bits}"),
             Weights::Grid(Grid { bits, block: Some(block) }) => write!(f, "int{bits}/{block}"),
+            Weights::Blocks(kind) => f.write_str(kind.name()),
         }
     }
 }
@@ -123,10 +178,11 @@ impl JsonSchema for Weights {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let pattern = format!("^(float|int8|int[234](/(16|32|64|128|256))?|{})$", block_names().join("|"));
         schemars::json_schema!({
             "type": "string",
-            "pattern": "^(float|int8|int[234](/(16|32|64|128|256))?)$",
-            "description": "Weight storage: float, int8, int4, int3 or int2 (one scale per output channel), the last three also with a block, as in int4/128",
+            "pattern": pattern,
+            "description": "Weight storage: float, int8, int4, int3 or int2 (one scale per output channel), the last three also with a block, as in int4/128; for GGUF f16, bf16 and the block types of ggml",
         })
     }
 }
@@ -158,12 +214,17 @@ mod tests {
 
     #[test]
     fn names_and_grids_correspond() {
-        for name in ["float", "int8", "int4", "int4/128", "int3/32", "int2/16"] {
+        for name in ["float", "int8", "int4", "int4/128", "int3/32", "int2/16", "bf16", "q4_0", "q6_k"] {
             assert_eq!(name.parse::<Weights>().unwrap().to_string(), name);
         }
         assert_eq!("int4/32".parse(), Ok(Weights::Grid(Grid { bits: 4, block: Some(32) })));
-        for wrong in ["int5", "int4/", "int4/33", "int8/32", "Int8", "", "float/32", "int4/-32"] {
-            assert!(wrong.parse::<Weights>().unwrap_err().contains("int4/128"), "{wrong}");
+        assert_eq!("q4_k".parse(), Ok(Weights::Blocks(BlockType::Q4K)));
+        for wrong in [
+            "int5", "int4/", "int4/33", "int8/32", "Int8", "", "float/32", "int4/-32", "f32", "Q4_K",
+            "q4_k_m",
+        ] {
+            let e = wrong.parse::<Weights>().unwrap_err();
+            assert!(e.contains("int4/128") && e.contains("q4_0"), "{wrong}: {e}");
         }
     }
 }

@@ -120,7 +120,7 @@ pub struct Budget {
 
 impl Budget {
     pub(super) fn fault(&self) -> Option<String> {
-        if self.grids.len() < 2 || self.grids.iter().any(|w| w.grid().is_none()) {
+        if self.grids.len() < 2 || self.grids.iter().any(|w| !w.are_quantized()) {
             return Some(
                 "budget.grids needs at least two grids, from cheap to expensive, and no float".into(),
             );

@@ -27,9 +27,7 @@ const SPACE: &str = "\u{2581}";
 /// Builds the tokenizer of the model file `file` in `folder`.
 pub(super) fn load(folder: &Path, file: &str) -> Result<Tokenizer, TokenizerError> {
     let path = folder.join(file);
-    let bytes = read(&path)?;
-    let model = Model::decode(bytes.as_slice())
-        .map_err(|source| TokenizerError::Protobuf { path: path.clone(), source })?;
+    let model = read_model(&path)?;
     let wrong = |what: String| TokenizerError::Model { path: path.clone(), what };
     let (byte_fallback, normalizer) = supported(&model).map_err(wrong)?;
     let unknown = unknown(&model).map_err(wrong)?;
@@ -47,6 +45,13 @@ pub(super) fn load(folder: &Path, file: &str) -> Result<Tokenizer, TokenizerErro
     let description =
         Description::of_characters(&normalizers(normalizer), &decoders(normalizer), &added, model);
     Tokenizer::built(&path, &description, &added)
+}
+
+/// Reads a model file.
+pub(super) fn read_model(path: &Path) -> Result<Model, TokenizerError> {
+    let bytes = read(path)?;
+    Model::decode(bytes.as_slice())
+        .map_err(|source| TokenizerError::Protobuf { path: path.to_owned(), source })
 }
 
 /// Whether bytes stand for unknown characters, and the normalizer; what is not supported is refused here.

@@ -8,6 +8,7 @@ pub mod piece_type {
     pub const CONTROL: i32 = 3;
     pub const USER_DEFINED: i32 = 4;
     pub const UNUSED: i32 = 5;
+    pub const BYTE: i32 = 6;
 }
 
 /// `TrainerSpec.ModelType.BPE`.

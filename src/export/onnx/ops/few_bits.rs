@@ -27,7 +27,8 @@ pub(super) fn nbits(op: &Linear, e: &mut Emitter<'_>, block: usize) -> Result<()
         // Without zero points and order of columns.
         inputs.extend(["", "", &bias]);
     }
-    let call = Call::microsoft("MatMulNBits", &inputs).int("K", k as i64).int("N", n as i64).int("bits", 4);
+    let call = Call::microsoft("MatMulNBits", &inputs).int("K", k as i64).int("N", n as i64);
+    let call = call.int("bits", i64::from(w.bits));
     e.result(call.int("block_size", block as i64).int("accuracy_level", ACCURACY_LEVEL), 0)
 }
 
