@@ -126,7 +126,9 @@ pub fn ask(files: &Files, arithmetic: Arithmetic, texts: &[&str], questions: &[Q
     let run = json!({
         "model": text(&files.text), "mmproj": mmproj, "out": text(&out), "texts": texts, "samples": samples,
     });
-    let request = json!({ "threads": 2, "cache": cache, "flash": flash, "runs": [run] });
+    // Without the last, an image of fewer than 8 rows is enlarged (Qwen2-VL), and no image could be shown at its own size.
+    let request =
+        json!({ "threads": 2, "cache": cache, "flash": flash, "image_min_tokens": 1, "runs": [run] });
     let path = dir.path().join("request.json");
     std::fs::write(&path, request.to_string()).unwrap();
     let told: Json = serde_json::from_str(&judge("llama_cpp.py", &[&text(&path)])).unwrap();

@@ -4,14 +4,14 @@ usage: llama_cpp.py REQUEST.json
 
 The request (paths absolute, everything but `model`, `out` and `samples` may be left out):
 
-    {"threads": 2, "cache": "f32" | "f16", "flash": false, "runs": [
+    {"threads": 2, "cache": "f32" | "f16", "flash": false, "image_min_tokens": 1, "runs": [
         {"model": "text.gguf", "mmproj": "mmproj.gguf", "out": "OUT.safetensors", "texts": ["to be tokenized"], "samples": [
             {"text": "a prompt with <__media__> where an image stands", "images": ["a.png"],
              "ids": [1, 2, 2], "image_token": 2, "features": "FEATURES.safetensors", "forced": [3, 4], "max_new": 12, "stop": [5]}]}]}
 
 A sample's prompt is `text`, which llama.cpp tokenizes and puts its own tokens around images into, or `ids`, where each run of `image_token` is
 replaced by the next images' rows and nothing is put around them. Images are decoded here and handed over as RGB pixels, transparency
-dropped. `features` (tensor `features`) replaces what the mmproj file computes. `forced` is fed behind the prompt; otherwise the best token is
+dropped. `image_min_tokens` is what its programs call --image-min-tokens: it enlarges images that would have fewer rows. `features` (tensor `features`) replaces what the mmproj file computes. `forced` is fed behind the prompt; otherwise the best token is
 fed until `max_new` tokens or one of `stop`. With the cache in f32 and flash attention off, attention is done in f32 throughout.
 
 OUT gets, for each sample, `s{i}.tokens` (the best token of each row), `s{i}.logits` [rows, vocabulary] (the row behind the prompt and one
@@ -73,6 +73,7 @@ class Runtime:
         params = self.library.mtmd_context_params_default()
         params.use_gpu = params.print_timings = params.warmup = False
         params.n_threads = options["threads"]
+        params.image_min_tokens = options["image_min_tokens"]
         params.flash_attn_type = ll.FLASH_AUTO if options["flash"] else ll.FLASH_OFF
         return params
 
@@ -223,7 +224,7 @@ class Runtime:
 def main():
     with open(sys.argv[1], encoding="utf-8") as file:
         request = json.load(file)
-    options = {"threads": request.get("threads", 2), "cache": request.get("cache", "f16"), "flash": request.get("flash", True)}
+    options = {"threads": 2, "cache": "f16", "flash": True, "image_min_tokens": -1} | {k: v for k, v in request.items() if k != "runs"}
     library, log = ll.load()
     logs = []
     for run in request["runs"]:
