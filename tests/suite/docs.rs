@@ -32,15 +32,22 @@ fn matrix() -> String {
         "|---|---|---|---|---|".to_string(),
     ];
     for family in Library::built_in().unwrap().families() {
-        let of_family =
-            |name: &str| fixtures.iter().filter(move |(n, _)| n == name).map(|(_, fixture)| *fixture).collect::<Vec<_>>().into_iter();
+        let of_family = |name: &str| {
+            fixtures
+                .iter()
+                .filter(move |(n, _)| n == name)
+                .map(|(_, fixture)| *fixture)
+                .collect::<Vec<_>>()
+                .into_iter()
+        };
         let layouts: Vec<String> = of_family(&family.family).map(|fixture| format!("`{fixture}`")).collect();
         assert!(!layouts.is_empty(), "{} has no fixture with goldens", family.family);
         let genai = match &family.runtimes.genai {
             GenaiDef::Type(t) => format!("yes, as type `{}`", t.model_type),
             GenaiDef::None(reason) => format!("no: {reason} The artifact has a `generate.py`."),
         };
-        let llama = of_family(family.family.as_str()).map(|fixture| llama_cpp(&open(fixture).1.description.gguf));
+        let llama =
+            of_family(family.family.as_str()).map(|fixture| llama_cpp(&open(fixture).1.description.gguf));
         let llama: BTreeSet<String> = llama.collect();
         let llama: Vec<String> = llama.into_iter().collect();
         let (title, layouts, llama) = (&family.title, layouts.join(", "), llama.join("; "));
