@@ -199,13 +199,15 @@ fn the_resamplers_file_is_that_of_the_old_script() {
         let ours = emitted("minicpm_v_2_6", FileKind::Vision, float, number);
         differences(&ours, &reference("minicpm_v_2_6", &format!("mmproj-{suffix}")))
     };
-    // Keys that no program reads are left out. The constant table is not used; its sines are rounded otherwise than numpy's.
+    // Keys that no program reads are left out. Slices are cut to `scale_resolution` of the preprocessor, which in released models equals the
+    // `image_size` that the script writes. The constant table is not used; its sines are rounded otherwise than numpy's.
     let mut expected: BTreeSet<String> = [
         "+general.quantization_version",
         "+general.size_label",
         "+general.type",
         "-clip.has_minicpmv_projector",
         "-clip.has_text_encoder",
+        "~clip.vision.image_size",
         "~resampler.pos_embed_k",
     ]
     .map(String::from)

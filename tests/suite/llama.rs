@@ -58,13 +58,20 @@ fn golden(name: &str, chosen: &[usize]) -> Golden {
     }
 }
 
-fn asked(name: &str, files: &Files, golden: &Golden, then: impl Fn(usize) -> Continuation) -> Run {
+/// Golden prompts asked with `features` in place of what the projector file computes, where given.
+fn asked(
+    name: &str,
+    files: &Files,
+    golden: &Golden,
+    features: &[Option<Tensor<f32>>],
+    then: impl Fn(usize) -> Continuation,
+) -> Run {
     let (_, resolved) = open(name);
     let image_token = resolved.model.spec.image_token_id;
     let question = |i: usize| Question {
         prompt: Prompt::Ids { ids: golden.prompts[i].ids.clone(), image_token },
         images: golden.images[i].clone(),
-        features: None,
+        features: features.get(i).cloned().flatten(),
         then: then(i),
     };
     let questions: Vec<Question> = (0..golden.prompts.len()).map(question).collect();
@@ -74,7 +81,7 @@ fn asked(name: &str, files: &Files, golden: &Golden, then: impl Fn(usize) -> Con
 fn gives_golden_tokens(name: &str, files: &Files, chosen: &[usize]) {
     let golden = golden(name, chosen);
     let greedy = |_| Continuation::Greedy { max_new: 12, stop: vec![] };
-    let run = asked(name, files, &golden, greedy);
+    let run = asked(name, files, &golden, &[], greedy);
     for ((reply, tokens), sample) in run.replies.iter().zip(&golden.tokens).zip(chosen) {
         assert_eq!(reply.tokens, *tokens, "{name}, sample {sample}");
     }
@@ -98,10 +105,12 @@ fn as_llama_cpp(mut spec: ModelSpec) -> ModelSpec {
     spec
 }
 
-/// Largest relative errors of features and logits over samples.
+/// Largest relative errors over samples.
 #[derive(Clone, Copy, Debug, Default)]
 struct Gap {
+    /// Of image features.
     features: f32,
+    /// Of logits, image features being the executor's on both sides.
     logits: f32,
 }
 
@@ -112,20 +121,28 @@ fn gap(name: &str, files: &Files, chosen: &[usize], change: impl Fn(ModelSpec) -
     let model = build(change(resolved.model.spec.clone())).unwrap();
     let exec = Executor::<f32>::keeping(&model, &weights);
     let golden = golden(name, chosen);
-    let run = asked(name, files, &golden, |i| Continuation::Forced(golden.tokens[i].clone()));
+    let ours: Vec<_> = golden.prompts.iter().map(|prompt| features(&exec, prompt)).collect();
+    let first = |_| Continuation::Forced(vec![]);
+    let theirs = asked(name, files, &golden, &[], first);
+    let fed = |i: usize| Continuation::Forced(golden.tokens[i].clone());
+    let run = asked(name, files, &golden, &ours, fed);
     let mut found = Gap::default();
-    for (i, reply) in run.replies.iter().enumerate() {
-        let prompt = &golden.prompts[i];
-        if let (Some(features), Some(pixels)) = (&reply.features, &prompt.pixels) {
-            let inputs = vision_inputs(pixels, &prompt.grids).unwrap();
-            let out = exec.run(Part::Vision, inputs, &mut ()).unwrap();
-            let ours = out["image_features"].as_float().unwrap();
-            found.features = found.features.max(relative_error(features.data(), ours.data()));
+    for (i, ours) in ours.iter().enumerate() {
+        if let (Some(ours), Some(theirs)) = (ours, &theirs.replies[i].features) {
+            found.features = found.features.max(relative_error(theirs.data(), ours.data()));
         }
-        let ours = forced(&exec, prompt, &golden.tokens[i]);
-        found.logits = found.logits.max(relative_error(reply.logits.data(), ours.data()));
+        let logits = forced(&exec, &golden.prompts[i], &golden.tokens[i]);
+        found.logits = found.logits.max(relative_error(run.replies[i].logits.data(), logits.data()));
     }
     found
+}
+
+/// Image rows of a prompt `[rows, width]`, if it has any.
+fn features(exec: &Executor<'_, f32>, prompt: &GoldenPrompt) -> Option<Tensor<f32>> {
+    let pixels = prompt.pixels.as_ref().filter(|_| !prompt.grids.is_empty())?;
+    let inputs = vision_inputs(pixels, &prompt.grids).unwrap();
+    let out = exec.run(Part::Vision, inputs, &mut ()).unwrap();
+    Some(out["image_features"].as_float().unwrap().clone())
 }
 
 /// Logits `[tokens + 1, vocab]` of the row behind a prompt and behind each token fed after it.
@@ -156,12 +173,11 @@ fn exported(dir: &Path, name: &str, recipe: &str) -> Files {
     Files::of(&out)
 }
 
-/// Bounds of features and logits when the executor computes what llama.cpp computes, on F32 files: rounding, and its convolution's patches in f16
-/// where it makes them by im2col. Measured at most 2.4e-4 and 1.2e-4 (qwen2_vl).
-const SAME: Gap = Gap { features: 1e-3, logits: 1e-3 };
+/// Bounds when the executor computes what llama.cpp defines, on F32 files. Features: its convolutions round patches to f16, and its GELUs look up
+/// a table of f16 values (measured at most 7.0e-4). Logits: two f32 implementations that sum in another order (measured at most LOGITS).
+const SAME: Gap = Gap { features: 1e-3, logits: 1e-5 };
 
 #[test]
-#[ignore = "the program has no --format gguf yet"]
 fn float_files_give_the_golden_tokens() {
     let dir = tempfile::tempdir().unwrap();
     for (name, chosen) in NATIVE {
@@ -172,7 +188,6 @@ fn float_files_give_the_golden_tokens() {
 }
 
 #[test]
-#[ignore = "the program has no --format gguf yet"]
 fn the_executor_with_its_arithmetic_gives_its_numbers() {
     let dir = tempfile::tempdir().unwrap();
     for (name, chosen) in NATIVE {
@@ -180,6 +195,8 @@ fn the_executor_with_its_arithmetic_gives_its_numbers() {
         let (as_is, same) = (gap(name, &files, chosen, |s| s), gap(name, &files, chosen, as_llama_cpp));
         println!("{name}: {as_is:?}, with its arithmetic {same:?}");
         assert!(same.features <= SAME.features && same.logits <= SAME.logits, "{name}: {same:?}");
+        // The epsilon that is not read shows, so the comparison would tell if it were read one day.
+        assert!(name != &"qwen2_vl" || as_is.logits > 10.0 * SAME.logits, "{as_is:?}");
     }
 }
 
@@ -195,12 +212,11 @@ fn trained_answers(files: &Files, count: usize) {
     let exact = interval(&all, |s| s.iter().filter(|s| s.exact).count() as f64 / s.len() as f64);
     println!("{agreement}, exact {exact:?}");
     assert!(exact.value >= 0.99, "{exact:?}");
-    // Answers are decided by wide margins: f16 weights and cache move no best token (measured 3e-9 nats).
+    // Answers are decided by wide margins: f16 weights and cache move no best token (measured 4.8e-11 nats).
     assert!(agreement.top1 >= 0.99 && agreement.kld < 1e-4, "{agreement}");
 }
 
 #[test]
-#[ignore = "the program has no --format gguf yet"]
 fn the_trained_model_answers_as_the_executor() {
     let dir = tempfile::tempdir().unwrap();
     trained_answers(&exported(dir.path(), TINY, "f16"), 128);
