@@ -80,7 +80,7 @@ fn wrong_arguments_exit_2_and_name_what_is_wrong() {
     let ran = run(&[&model()]).expect(2);
     assert!(ran.out.is_empty() && ran.err.contains("--format"), "{}", ran.err);
     assert!(run(&[]).expect(2).err.contains("MODEL"));
-    assert!(run(&[&model(), "--format", "gguf"]).expect(2).err.contains("onnx"));
+    assert!(run(&[&model(), "--format", "safetensors"]).expect(2).err.contains("onnx"));
     let ran = run(&[&model(), "--format", "onnx", "--calibratoin", "x", "--json"]).expect(2);
     let error = &ran.json()["error"];
     assert_eq!(error["kind"], "user");
