@@ -78,7 +78,7 @@ impl PlanSeen {
             calibration_samples: used.and_then(|c| c.limit),
             rotations: plan.rotations().to_vec(),
             down_projections: request.recipe.down_projections.clone(),
-            untied_head: untied_head(&plan.resolved().model),
+            untied_head: untied_head(&plan.resolved().model).filter(|_| !plan.linears.shares_head),
             linears_quantized: plan.linears.quantized(),
             linears: plan.linears.linears,
             table: plan.linears.table,

@@ -3,7 +3,7 @@
 //! the chunk is contiguous and everything but the products is a loop over rows.
 
 use faer::linalg::matmul::matmul;
-use faer::traits::pulp::Arch;
+use faer::traits::pulp::{Arch, Simd, WithSimd};
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
@@ -85,6 +85,7 @@ impl Errors {
     }
 
     /// Adds some columns, each a slice of all rows: `d` of `e R`, `e` of errors. Few columns are summed in f32 before they go to the f64 sums.
+    #[inline(always)]
     fn add(&mut self, d: &[f32], e: &[f32]) {
         for (columns, totals) in [(d, &mut self.damped), (e, &mut self.plain)] {
             self.sums.fill(0.0);
@@ -157,7 +158,7 @@ impl<'a> Chunk<'a> {
 
     fn halves(&mut self, arch: Arch, b: usize, range: std::ops::Range<usize>) {
         if range.len() <= LEAF {
-            return arch.dispatch(|| self.leaf(range));
+            return arch.dispatch(Leaf { chunk: self, range });
         }
         let middle = range.start + (range.len() / 2).next_multiple_of(LEAF);
         self.halves(arch, b, range.start..middle);
@@ -217,6 +218,21 @@ impl<'a> Chunk<'a> {
             }
         }
         errors.copy_from_slice(&self.errors.raw(self.factor.lambda()));
+    }
+}
+
+/// A call of [`Chunk::leaf`]: a closure might not be inlined where the widest vectors are.
+struct Leaf<'a, 'b> {
+    chunk: &'a mut Chunk<'b>,
+    range: std::ops::Range<usize>,
+}
+
+impl WithSimd for Leaf<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.chunk.leaf(self.range);
     }
 }
 

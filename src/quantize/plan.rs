@@ -214,7 +214,10 @@ impl<'a> Rules<'a> {
 /// Whether a linear is a patch embedding: it reads what comes from the image processor.
 fn reads_patches(graph: &Graph, node: &Node) -> bool {
     let is_input = |v: &ValueId| graph.inputs.contains(v) && graph.value(*v).name == PATCHES;
-    matches!(node.op, Op::Linear(_)) && node.inputs.first().is_some_and(is_input)
+    let rows = |v: &ValueId| graph.maker(*v).filter(|(_, maker)| matches!(maker.op, Op::AddBatch(_)));
+    let reads =
+        |v: &ValueId| is_input(v) || rows(v).is_some_and(|(_, maker)| maker.inputs.iter().any(is_input));
+    node.inputs.first().is_some_and(reads)
 }
 
 /// Weights of a patch embedding where the recipe means `wanted`: half precision, but not of the kind that convolutions of ggml lack (`tensor_force_quant` in

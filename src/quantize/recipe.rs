@@ -275,6 +275,54 @@ mod tests {
     }
 
     #[test]
+    fn types_of_ggml_hold_together() {
+        let text = built_in::text("q4_k_m").unwrap();
+        let refused = |from: &str, to: &str| {
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text, "{from} is not in the recipe");
+            Recipe::parse("r.yaml", &changed).unwrap_err().to_string()
+        };
+        let told = refused("decoder: {weights: q4_k", "decoder: {weights: q4_0");
+        assert!(told.contains("components.decoder") && told.contains("write q4_k"), "{told}");
+        assert!(refused("search: true", "importance: true").contains("leave one of them out"));
+        let told = refused("search: true", "budget: {grids: [q4_k, q8_0], bits: 5}");
+        assert!(told.contains("mix q4_k_m and budget"), "{told}");
+        let told =
+            refused("search: true", "overrides: [{match: embedding, weights: q8_0, activations: static}]");
+        assert!(told.contains("no activations"), "{told}");
+        let told =
+            refused("search: true", "overrides: [{match: embedding, weights: int8, activations: float}]");
+        assert!(told.contains("token table"), "{told}");
+        let told = refused("vision: {weights: q8_0", "vision: {weights: f16");
+        assert!(told.contains("vision: f16 weights"), "{told}");
+        let grids = W8A8.replacen("asymmetric: true", "importance: true", 1);
+        let told = Recipe::parse("r.yaml", &grids).unwrap_err().to_string();
+        assert!(told.contains("components.vision") && told.contains("q4_k"), "{told}");
+    }
+
+    #[test]
+    fn methods_change_how_weights_are_found_and_not_which_types_they_have() {
+        for name in ["q8_0", "q4_k_m", "q2_k"] {
+            let recipe = Recipe::load(name).unwrap();
+            let types = |r: &Recipe| (r.mix, r.components.vision.weights, r.components.decoder.weights);
+            for method in [Method::Nearest, Method::Importance, Method::Gptq] {
+                let changed = recipe.clone().with_method(method).unwrap();
+                assert_eq!(types(&changed), types(&recipe));
+                assert_eq!(changed.needs_calibration(), method != Method::Nearest, "{name} {method:?}");
+                assert_eq!(changed.changes_weights(), method == Method::Gptq, "{name} {method:?}");
+                assert_eq!(
+                    (changed.importance, changed.gptq.is_some()),
+                    (method == Method::Importance, method == Method::Gptq)
+                );
+            }
+        }
+        let float = Recipe::load("f16").unwrap();
+        assert_eq!(float.clone().with_method(Method::Importance).unwrap(), float);
+        let told = Recipe::load("w4a8").unwrap().with_method(Method::Importance).unwrap_err().to_string();
+        assert!(told.contains("w4a8") && told.contains("block types of ggml"), "{told}");
+    }
+
+    #[test]
     fn an_unknown_recipe_names_the_known_ones() {
         let e = Recipe::load("w8a9").unwrap_err().to_string();
         assert!(e.contains("float, w8a8, w4a8"), "{e}");

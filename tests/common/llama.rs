@@ -34,10 +34,10 @@ impl Files {
         Self { text, mmproj: mmproj.into_iter().next() }
     }
 
-    /// Bytes of all files of a folder.
-    pub fn bytes(folder: &Path) -> u64 {
-        let size = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
-        std::fs::read_dir(folder).unwrap().map(size).sum()
+    /// Bytes of the files; of a split file, of its first part.
+    pub fn bytes(&self) -> u64 {
+        let size = |path: &PathBuf| path.metadata().unwrap().len();
+        size(&self.text) + self.mmproj.as_ref().map_or(0, size)
     }
 }
 

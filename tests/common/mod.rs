@@ -7,6 +7,7 @@ pub mod bad_gguf;
 pub mod case;
 pub mod eval;
 pub mod folder;
+pub mod gguf;
 pub mod golden;
 pub mod judge;
 pub mod llama;

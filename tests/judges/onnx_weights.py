@@ -4,7 +4,8 @@ usage: onnx_weights.py FOLDER ...
 
 Each FOLDER holds `vision.onnx` with one linear and its inputs as `in.safetensors`; the outputs are written beside them as `reference.safetensors`. Operators
 of the standard are evaluated by `onnx.reference`; INT4 tensors are read by `onnx.numpy_helper`. MatMulNBits is what ONNX Runtime's documentation of
-contrib operators says: B is [N, blocks, block / 2], two codes in a byte, the first in the low half, zero point 8, one scale per block; inputs are not rounded.
+contrib operators says: B is [N, blocks, block / 2], two codes in a byte, the first in the low half, zero point 8 (with 8 bits [N, blocks, block], zero point
+128), one scale per block; inputs are not rounded.
 """
 
 import argparse
@@ -19,15 +20,19 @@ from safetensors.numpy import load_file, save_file
 def nbits(node, tensors):
     """The weight [N, K] of a MatMulNBits."""
     attributes = {a.name: a.i for a in node.attribute}
-    assert (attributes["bits"], attributes["accuracy_level"]) == (4, 4), attributes
+    bits = attributes["bits"]
+    assert bits in (4, 8) and attributes["accuracy_level"] == 4, attributes
     n, k, block = attributes["N"], attributes["K"], attributes["block_size"]
     packed = tensors[node.input[1]]
     blocks = -(-k // block)
-    assert packed.shape == (n, blocks, block // 2), packed.shape
+    assert packed.shape == (n, blocks, block * bits // 8), packed.shape
     codes = np.empty((n, blocks, block), np.float32)
-    codes[..., 0::2], codes[..., 1::2] = packed & 15, packed >> 4
+    if bits == 8:
+        codes[...] = packed
+    else:
+        codes[..., 0::2], codes[..., 1::2] = packed & 15, packed >> 4
     scales = tensors[node.input[2]].reshape(n, blocks, 1)
-    return ((codes - 8) * scales).reshape(n, -1)[:, :k]
+    return ((codes - 2 ** (bits - 1)) * scales).reshape(n, -1)[:, :k]
 
 
 def evaluate(folder):

@@ -12,21 +12,22 @@ use mquant_export::graph::{
     WeightSource, validate,
 };
 use mquant_export::numeric::Tensor;
+use mquant_export::numeric::ggml::{BlockType, reference};
 use mquant_export::numeric::grid::{Grid, GridMatrix};
 use mquant_export::passes::rewrite::RewrittenWeights;
-use mquant_export::pipeline::{Manifest, preparer};
-use mquant_export::quantize::QuantizedWeights;
+use mquant_export::pipeline::{CalibrationData, Manifest, calibration_samples, preparer};
 use mquant_export::quantize::recipe::Recipe;
+use mquant_export::quantize::{CodeMatrix, QuantizedWeights, Target};
 use serde_json::Value as Json;
 
-use crate::common::eval::{Made, TINY, bundle, generation, load_samples, quantize};
+use crate::common::eval::{Made, TINY, bundle, generation, load_samples, quantize, quantize_for};
 use crate::common::judge::{Bundle, export_fixture, judge, text};
 use crate::common::synthetic::Draw;
 use crate::common::{Goldens, distance, fixture, open, relative_error};
 
-/// A matrix on a grid and a bias.
+/// A matrix of codes and a bias.
 struct Numbers {
-    matrix: GridMatrix,
+    matrix: CodeMatrix,
     bias: Tensor<f32>,
 }
 
@@ -34,7 +35,7 @@ impl WeightSource for Numbers {
     fn role(&self, role: &str) -> Result<WeightData, WeightError> {
         Ok(match role {
             "bias" => WeightData::Float(self.bias.clone()),
-            _ => WeightData::Grid(self.matrix.clone()),
+            _ => self.matrix.clone().into(),
         })
     }
 }
@@ -47,22 +48,37 @@ impl Numbers {
         let multipliers = (0..blocks).map(|_| draw.range(1, 15) as u8).collect();
         let scales = (0..rows).map(|_| draw.range(100, 999) as f32 / 7e4).collect();
         let bias = (0..rows).map(|_| draw.normal()).collect();
-        let matrix = GridMatrix { grid, rows, cols, codes, multipliers, scales };
+        let matrix = CodeMatrix::Grid(GridMatrix { grid, rows, cols, codes, multipliers, scales });
         Self { matrix, bias: Tensor::new(vec![rows], bias).unwrap() }
+    }
+
+    /// Normal weights in blocks of ggml.
+    fn blocks(kind: BlockType, rows: usize, cols: usize, draw: &mut Draw) -> Self {
+        let w: Vec<f32> = (0..rows * cols).map(|_| draw.normal()).collect();
+        let bias = (0..rows).map(|_| draw.normal()).collect();
+        let matrix = CodeMatrix::Blocks(reference(&w, (rows, cols), kind, None).unwrap());
+        Self { matrix, bias: Tensor::new(vec![rows], bias).unwrap() }
+    }
+
+    fn format(&self) -> WeightFormat {
+        match &self.matrix {
+            CodeMatrix::Grid(w) => WeightFormat::Grid(w.grid),
+            CodeMatrix::Blocks(w) => WeightFormat::Blocks(w.kind),
+        }
     }
 
     /// One linear with these numbers, input `x` and output `y`.
     fn model(&self, act: Option<Rounding>) -> Model {
         let mut declared = vec![];
         let mut g = GraphBuilder::new(Part::Vision, &mut declared, Component::Vision);
-        let (rows, cols) = (self.matrix.rows, self.matrix.cols);
+        let (rows, cols) = self.matrix.shape();
         let x = g.input("x", DType::Float, vec![Dim::Fixed(1), Dim::Sym(Sym::Patches), Dim::Fixed(cols)]);
         let (weight, bias) = (g.weight("weight", vec![rows, cols]), g.weight("bias", vec![rows]));
         let linear = Linear { weight, bias: Some(bias), act: None, writes: None };
         let y = g.add("y", linear, &[x]).unwrap();
         g.output(y);
         let mut graph = g.finish();
-        declared[weight.0].format = WeightFormat::Grid(self.matrix.grid);
+        declared[weight.0].format = self.format();
         for node in &mut graph.nodes {
             if let Op::Linear(l) = &mut node.op {
                 l.act = act;
@@ -77,7 +93,7 @@ impl Numbers {
 
     /// `x W^T + b` in f64.
     fn product(&self, x: &Tensor<f32>) -> Vec<f32> {
-        let GridMatrix { rows, cols, .. } = self.matrix;
+        let (rows, cols) = self.matrix.shape();
         let w = self.matrix.dequantize();
         let dot = |r: usize, j: usize| -> f64 {
             x.row(r)
@@ -205,6 +221,44 @@ fn every_form_holds_the_weights_exactly() {
 }
 
 #[test]
+fn blocks_of_ggml_are_held_exactly() {
+    let (dir, mut draw) = (tempfile::tempdir().unwrap(), Draw::new(6));
+    let (mut identity, mut random) = (vec![], vec![]);
+    for (kind, rows, cols) in [(BlockType::Q4_0, 24, 64), (BlockType::Q8_0, 7, 96), (BlockType::Q4_0, 65, 32)]
+    {
+        let numbers = Numbers::blocks(kind, rows, cols, &mut draw);
+        let one = tensor(cols, cols, |i| f32::from(u8::from(i / cols == i % cols)));
+        let any = tensor(9, cols, |_| draw.normal());
+        for (options, _) in every_option().into_iter().filter(|(_, rounds)| !rounds) {
+            let form = options.block_form().name();
+            let name = format!("{} {rows} x {cols}, {form} --ops {}", kind.name(), options.ops.name());
+            let made = |place: &str, n: usize, x: &Tensor<f32>, tolerance| {
+                let folder = dir.path().join(format!("{place}{n}"));
+                write_linear(&numbers, options, false, x, &folder);
+                Written { folder, name: name.clone(), want: numbers.product(x), defined: true, tolerance }
+            };
+            // ONNX Runtime rounds the rows of the identity to int8 without error.
+            identity.push(made("identity", identity.len(), &one, EXACT));
+            random.push(made("random", random.len(), &any, ROUNDED));
+        }
+    }
+    for runtime in [false, true] {
+        judged(&identity, runtime);
+        judged(&random, runtime);
+    }
+}
+
+#[test]
+fn blocks_that_onnx_does_not_hold_are_refused_by_name() {
+    let numbers = Numbers::blocks(BlockType::Q4K, 5, 256, &mut Draw::new(8));
+    let dir = tempfile::tempdir().unwrap();
+    let options = OnnxOptions::new(OpSet::Ort);
+    let refused = write(&numbers.model(None), &numbers, dir.path(), &options, &mut |_, _, _| ()).unwrap_err();
+    let told = refused.to_string();
+    assert!(told.contains("node y") && told.contains("q4_k") && told.contains("Q4_0"), "{told}");
+}
+
+#[test]
 fn blocks_that_the_kernel_does_not_know_are_refused_by_name() {
     let mut draw = Draw::new(7);
     let numbers = Numbers::random(Grid { bits: 4, block: Some(24) }, 5, 48, &mut draw);
@@ -218,14 +272,15 @@ fn blocks_that_the_kernel_does_not_know_are_refused_by_name() {
 #[test]
 fn inspect_counts_the_products_of_every_form() {
     let mut draw = Draw::new(9);
-    let numbers = Numbers::random(Grid { bits: 4, block: Some(32) }, 8, 64, &mut draw);
+    let grid = Grid { bits: 4, block: Some(32) };
+    let numbers = Numbers::random(grid, 8, 64, &mut draw);
     let x = tensor(1, 64, |_| 0.0);
     let dir = tempfile::tempdir().unwrap();
     for (i, (options, rounds)) in every_option().into_iter().enumerate() {
         let folder = dir.path().join(i.to_string());
         write_linear(&numbers, options, rounds, &x, &folder);
         let found = inspect(&folder.join(file_name(Part::Vision))).unwrap();
-        let form = options.linear_form(numbers.matrix.grid, 64, rounds).unwrap().name();
+        let form = options.linear_form(grid, 64, rounds).unwrap().name();
         let counts = [
             found.integer_products,
             found.qdq_products,
@@ -420,6 +475,57 @@ const ROUNDED_LOGITS: f64 = 7e-2;
 const W4A16: &[Expected] = &[
     (&["--form", "int8-gemm", "--store", "int4"], "float-gemm", EXACT_LOGITS),
     (&["--form", "int8-gemm", "--ops", "standard"], "float-gemm", EXACT_LOGITS),
+    (&[], "matmulnbits", ROUNDED_LOGITS),
+    (&["--ops", "standard"], "portable", ROUNDED_LOGITS),
+    (&["--form", "portable"], "portable", ROUNDED_LOGITS),
+];
+
+/// A decoder in blocks of Q4_0 with a head in Q8_0.
+const BLOCKS: &str = "schema_version: 1
+name: blocks
+gptq: {}
+search: true
+components:
+  vision: {weights: float, activations: float}
+  projector: {weights: float, activations: float}
+  decoder: {weights: q4_0, activations: float}
+overrides:
+  - {match: decoder.head, weights: q8_0, activations: float}
+";
+
+#[test]
+fn blocks_of_ggml_in_the_trained_fixture_are_the_executors() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("blocks.yaml");
+    std::fs::write(&recipe, BLOCKS).unwrap();
+    forms_are_weight_only(TINY, &text(&recipe), W4A16_IN_BLOCKS);
+}
+
+#[test]
+fn both_formats_have_the_same_codes() {
+    let (checkpoint, resolved) = open(TINY);
+    let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
+    let data = CalibrationData {
+        path: fixture(TINY).join("calibration.tsv"),
+        allow_outside: false,
+        limit: Some(16),
+    };
+    let samples = calibration_samples(&data, &checkpoint, &resolved).unwrap();
+    let recipe = Recipe::parse("blocks", BLOCKS).unwrap();
+    let [onnx, gguf] = [Target::Onnx, Target::GGUF]
+        .map(|target| quantize_for(target, &resolved, &samples, &stored, &recipe));
+    let mut compared = 0;
+    for linear in onnx.decided.plan.linears.iter().filter(|l| l.precision.is_quantized()) {
+        let role = format!("{}.weight", linear.role);
+        let of = |made: &Made| made.with_weights(&stored, |weights| weights.role(&role).unwrap());
+        let (a, b) = (of(&onnx), of(&gguf));
+        assert!(matches!(a, WeightData::Blocks(_)) && a == b, "{role}");
+        compared += 1;
+    }
+    assert_eq!(compared, 22);
+}
+
+const W4A16_IN_BLOCKS: &[Expected] = &[
     (&[], "matmulnbits", ROUNDED_LOGITS),
     (&["--ops", "standard"], "portable", ROUNDED_LOGITS),
     (&["--form", "portable"], "portable", ROUNDED_LOGITS),

@@ -9,7 +9,7 @@
 //! takes the best of the integers beside its wish, and the block's scale and minimum are fitted to all codes; that is repeated. Every cost is that of
 //! the numbers as stored.
 
-use faer::traits::pulp::Arch;
+use faer::traits::pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::bits::to_half;
@@ -129,9 +129,12 @@ impl Fit<'_> {
 
     /// What nearest rounding costs with these scales.
     fn total<C: Codec>(&self, head: &Head) -> f32 {
-        self.groups::<C>()
-            .map(|(g, (x, v))| group_cost(x, v, C::step(head, g), C::offset(head, g), limits::<C>()))
-            .sum()
+        let arch = Arch::new();
+        let cost = |(g, (x, columns)): (usize, (&[f32], &[Column]))| {
+            let (step, offset, limits) = (C::step(head, g), C::offset(head, g), limits::<C>());
+            arch.dispatch(GroupCost { x, columns, step, offset, limits })
+        };
+        self.groups::<C>().map(cost).sum()
     }
 
     /// Gives each group the integers beside its wish that cost least.
@@ -164,7 +167,7 @@ impl Fit<'_> {
         let mut sums = [0.0f64; 5];
         for (g, (x, v)) in self.groups::<C>() {
             let (step, offset) = (C::step(head, g), C::offset(head, g));
-            let own = group_sums(x, v, step, offset, limits::<C>());
+            let own = Arch::new().dispatch(Sums { x, columns: v, step, offset, limits: limits::<C>() });
             let (scale, min) = match C::SCALES {
                 Some(_) => (f64::from(head.scales[g]), -f64::from(head.mins[g])),
                 None => (1.0, 1.0),
@@ -220,44 +223,86 @@ fn spanned<C: Codec>(wishes: &[Wish; GROUPS]) -> Head {
 }
 
 /// What a group costs with each step and offset.
-fn costs(x: &[f32], v: &[Column], steps: &Lanes, offsets: &Lanes, limits: (f32, f32)) -> Lanes {
-    Arch::new().dispatch(|| {
-        let mut costs = [0.0; LANES];
-        for (x, v) in x.iter().zip(v) {
+fn costs(x: &[f32], columns: &[Column], steps: &Lanes, offsets: &Lanes, limits: (f32, f32)) -> Lanes {
+    Arch::new().dispatch(Costs { x, columns, steps, offsets, limits })
+}
+
+/// A call of [`costs`]: a closure might not be inlined where the widest vectors are.
+struct Costs<'a> {
+    x: &'a [f32],
+    columns: &'a [Column],
+    steps: &'a Lanes,
+    offsets: &'a Lanes,
+    limits: (f32, f32),
+}
+
+impl WithSimd for Costs<'_> {
+    type Output = Lanes;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Lanes {
+        let (mut costs, steps, offsets) = ([0.0; LANES], *self.steps, *self.offsets);
+        for (x, column) in self.x.iter().zip(self.columns) {
             for l in 0..LANES {
-                costs[l] += cost(*x, *v, steps[l], offsets[l], limits);
+                costs[l] += cost(*x, *column, steps[l], offsets[l], self.limits);
             }
         }
         costs
-    })
+    }
 }
 
-/// What a group costs with this step and offset.
-fn group_cost(x: &[f32], v: &[Column], step: f32, offset: f32, limits: (f32, f32)) -> f32 {
-    Arch::new().dispatch(|| {
-        let mut lanes = [0.0; LANES];
-        for (x, v) in x.chunks_exact(LANES).zip(v.chunks_exact(LANES)) {
-            for l in 0..LANES {
-                lanes[l] += cost(x[l], v[l], step, offset, limits);
-            }
-        }
-        lanes.iter().sum()
-    })
+/// Weighted sums over a group at one step and offset, with `c` the nearest code: of `c c`, `c`, `1`, `x c` and `x`.
+struct Sums<'a> {
+    x: &'a [f32],
+    columns: &'a [Column],
+    step: f32,
+    offset: f32,
+    limits: (f32, f32),
 }
 
-/// Weighted sums over a group of `c c`, `c`, `1`, `x c` and `x`, with `c` the nearest code.
-fn group_sums(x: &[f32], v: &[Column], step: f32, offset: f32, limits: (f32, f32)) -> [f32; 5] {
-    Arch::new().dispatch(|| {
+impl WithSimd for Sums<'_> {
+    type Output = [f32; 5];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> [f32; 5] {
         let mut lanes = [[0.0f32; LANES]; 5];
-        for (x, v) in x.chunks_exact(LANES).zip(v.chunks_exact(LANES)) {
+        for (x, columns) in self.x.chunks_exact(LANES).zip(self.columns.chunks_exact(LANES)) {
             for l in 0..LANES {
-                let c = nearest_code((x[l] - offset) / step, limits);
-                let terms = [c * c, c, 1.0, x[l] * c, x[l]];
-                (0..5).for_each(|t| lanes[t][l] += v[l].weight * terms[t]);
+                let (x, weight) = (x[l], columns[l].weight);
+                let c = nearest_code((x - self.offset) / self.step, self.limits);
+                lanes[0][l] += weight * c * c;
+                lanes[1][l] += weight * c;
+                lanes[2][l] += weight;
+                lanes[3][l] += weight * x * c;
+                lanes[4][l] += weight * x;
             }
         }
         lanes.map(|lanes| lanes.iter().sum())
-    })
+    }
+}
+
+/// What a group costs at one step and offset.
+struct GroupCost<'a> {
+    x: &'a [f32],
+    columns: &'a [Column],
+    step: f32,
+    offset: f32,
+    limits: (f32, f32),
+}
+
+impl WithSimd for GroupCost<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f32 {
+        let mut lanes = [0.0; LANES];
+        for (x, columns) in self.x.chunks_exact(LANES).zip(self.columns.chunks_exact(LANES)) {
+            for l in 0..LANES {
+                lanes[l] += cost(x[l], columns[l], self.step, self.offset, self.limits);
+            }
+        }
+        lanes.iter().sum()
+    }
 }
 
 /// What a value costs with this step and offset.

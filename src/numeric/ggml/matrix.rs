@@ -1,6 +1,8 @@
 //! A matrix in blocks: made from floats as ggml does, read back, its rows put in another order.
 
-use faer::traits::pulp::Arch;
+use std::marker::PhantomData;
+
+use faer::traits::pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::codec::{self, Codec};
@@ -225,5 +227,22 @@ pub fn reference(
 
 /// One row, with the widest vectors of the machine; the operations and their order do not depend on them.
 fn round_row<C: Codec>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
-    Arch::new().dispatch(|| codec::round_row::<C>(x, importance, out));
+    Arch::new().dispatch(Row { x, importance, out, codec: PhantomData::<C> });
+}
+
+/// A call of [`codec::round_row`]: a closure might not be inlined where the widest vectors are.
+struct Row<'a, C> {
+    x: &'a [f32],
+    importance: Option<&'a [f32]>,
+    out: &'a mut [u8],
+    codec: PhantomData<C>,
+}
+
+impl<C: Codec> WithSimd for Row<'_, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        codec::round_row::<C>(self.x, self.importance, self.out);
+    }
 }

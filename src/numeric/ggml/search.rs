@@ -2,7 +2,7 @@
 //! `make_q3_quants` of `ggml/src/ggml-quants.c`). Sums run over the values in ggml's order; vectors run over candidates, with the widest
 //! vectors of the machine: the operations and their order do not depend on them.
 
-use faer::traits::pulp::Arch;
+use faer::traits::pulp::{Arch, Simd, WithSimd};
 
 /// Candidates computed together.
 const LANES: usize = 8;
@@ -36,7 +36,24 @@ pub fn extreme(x: &[f32]) -> f32 {
 /// Scale of `x` with codes in `-largest..largest` and weights `w` of squared errors; the codes are written as stored, from 0
 /// (`make_qx_quants`).
 pub fn symmetric(x: &[f32], w: &[f32], largest: i32, stored: &mut [u8]) -> f32 {
-    Arch::new().dispatch(|| symmetric_in_vectors(x, w, largest, stored))
+    Arch::new().dispatch(Symmetric { x, w, largest, stored })
+}
+
+/// A call of [`symmetric`]: a closure might not be inlined where the widest vectors are.
+struct Symmetric<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    largest: i32,
+    stored: &'a mut [u8],
+}
+
+impl WithSimd for Symmetric<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f32 {
+        symmetric_in_vectors(self.x, self.w, self.largest, self.stored)
+    }
 }
 
 #[inline(always)]
@@ -104,7 +121,25 @@ pub struct Candidates {
 /// Scale and minimum (not above 0, its sign turned) of `x` with codes `0..=largest` and weights `w` of errors; writes the codes
 /// (`make_qkx2_quants`, `make_qkx3_quants`).
 pub fn affine(x: &[f32], w: &[f32], largest: i32, tried: Candidates, stored: &mut [u8]) -> (f32, f32) {
-    Arch::new().dispatch(|| affine_in_vectors(x, w, largest, tried, stored))
+    Arch::new().dispatch(Affinely { x, w, largest, tried, stored })
+}
+
+/// A call of [`affine`].
+struct Affinely<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    largest: i32,
+    tried: Candidates,
+    stored: &'a mut [u8],
+}
+
+impl WithSimd for Affinely<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> (f32, f32) {
+        affine_in_vectors(self.x, self.w, self.largest, self.tried, self.stored)
+    }
 }
 
 #[inline(always)]
