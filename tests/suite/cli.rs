@@ -192,7 +192,7 @@ fn a_float_export_reports_and_does_not_overwrite() {
     let export = [model.as_str(), "--format", "onnx", "--recipe", "float", "--threads", "1"];
     let ran = run_in(dir.path(), &export).expect(0);
     assert!(ran.out.starts_with("artifact     qwen2_vl-float-onnx\n"), "{}", ran.out);
-    assert!(ran.err.starts_with("[1/7] read\n") && ran.err.contains("[7/7] finish: done in "), "{}", ran.err);
+    assert!(ran.err.starts_with("[1/8] read\n") && ran.err.contains("[8/8] finish: done in "), "{}", ran.err);
     assert_eq!(names(dir.path()), ["qwen2_vl-float-onnx"]);
 
     let ran = run_in(dir.path(), &[&export[..], &["--json"]].concat()).expect(2);

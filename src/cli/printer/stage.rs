@@ -1,4 +1,4 @@
-//! The stage that runs now, as text: `[3/7] calibrate: 37/210 decoder.layers.3.mlp.down (eta 12 s)`. Time comes in as an argument.
+//! The stage that runs now, as text: `[3/8] calibrate: 37/210 decoder.layers.3.mlp.down (eta 12 s)`. Time comes in as an argument.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ impl Running {
         self.total
     }
 
-    /// `[3/7] calibrate`.
+    /// `[3/8] calibrate`.
     pub fn label(&self) -> String {
         format!("[{}/{STAGES}] {}", self.stage as usize + 1, self.stage.name())
     }
@@ -110,21 +110,21 @@ mod tests {
     fn lines_are_throttled() {
         let t = Instant::now();
         let mut r = Running::new(Stage::Calibrate, 210, t);
-        assert_eq!(r.first_line(), "[3/7] calibrate: 210 steps");
+        assert_eq!(r.first_line(), "[3/8] calibrate: 210 steps");
         assert_eq!(r.line_at(t + secs(0.9), 1, "a"), None);
         let line = r.line_at(t + secs(10.0), 105, "decoder.layers.3.mlp.down");
-        assert_eq!(line.as_deref(), Some("[3/7] calibrate: 105/210 decoder.layers.3.mlp.down (eta 10 s)"));
+        assert_eq!(line.as_deref(), Some("[3/8] calibrate: 105/210 decoder.layers.3.mlp.down (eta 10 s)"));
         assert_eq!(r.line_at(t + secs(10.9), 106, "b"), None);
-        assert_eq!(r.line_at(t + secs(11.0), 210, "").as_deref(), Some("[3/7] calibrate: 210/210"));
-        assert_eq!(r.last_line(t + secs(12.34)), "[3/7] calibrate: done in 12.3 s");
-        assert_eq!(r.last_line(t + secs(75.0)), "[3/7] calibrate: done in 1 min 15 s");
+        assert_eq!(r.line_at(t + secs(11.0), 210, "").as_deref(), Some("[3/8] calibrate: 210/210"));
+        assert_eq!(r.last_line(t + secs(12.34)), "[3/8] calibrate: done in 12.3 s");
+        assert_eq!(r.last_line(t + secs(75.0)), "[3/8] calibrate: done in 1 min 15 s");
     }
 
     #[test]
     fn a_stage_without_count_shows_its_step() {
         let t = Instant::now();
         let mut r = Running::new(Stage::Read, 0, t);
-        assert_eq!(r.first_line(), "[1/7] read");
-        assert_eq!(r.line_at(t + secs(2.0), 0, "config.json").as_deref(), Some("[1/7] read: config.json"));
+        assert_eq!(r.first_line(), "[1/8] read");
+        assert_eq!(r.line_at(t + secs(2.0), 0, "config.json").as_deref(), Some("[1/8] read: config.json"));
     }
 }

@@ -55,10 +55,10 @@ fn progress_and_warnings_are_on_stderr() {
     let (out, err) = run(Mode::default(), one_stage);
     assert_eq!(out, "");
     let lines: Vec<&str> = err.lines().collect();
-    assert_eq!(lines[0], "[6/7] emit: 3 steps");
+    assert_eq!(lines[0], "[7/8] emit: 3 steps");
     // Less than a second has passed: no line on the way.
     assert!(lines[1].contains("warning") && lines[1].contains("genai_config.json"), "{err}");
-    assert!(lines[2].starts_with("[6/7] emit: done in 0."), "{err}");
+    assert!(lines[2].starts_with("[7/8] emit: done in 0."), "{err}");
     assert_eq!(lines.len(), 3);
 }
 
