@@ -1,6 +1,5 @@
 //! Every element of the method on and off, on the trained fixture and on its twin with planted outliers: `cargo bench --bench ablation`. The table stands in
-//! `docs/accuracy.md`; `-- --write` writes it there. Words after `--` keep the rows whose names contain all of them (`-- w4a8 gptq natural`). `-- --twin FOLDER` writes the twin there and
-//! measures nothing.
+//! `docs/accuracy.md`; `-- --write` writes it there. Words after `--` keep the rows whose names contain all of them (`-- w4a8 gptq natural`).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench stops by panicking")]
 
@@ -8,14 +7,13 @@
 mod common;
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Instant;
 
 use common::agreement::{Interval, Said, SampleAgreement, interval};
 use common::case::Case;
 use common::eval::{TINY, samples};
 use common::fixture;
-use common::planted::{PLANTED, planted};
+use common::planted::PLANTED;
 use mquant_export::calibrate::Sample;
 use mquant_export::calibrate::observe::RangeRule;
 use mquant_export::quantize::recipe::{
@@ -36,10 +34,6 @@ struct Row {
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if let Some(at) = words.iter().position(|w| w == "--twin") {
-        println!("{}", planted(Path::new(&words[at + 1]), &PLANTED).display());
-        return;
-    }
     let write = words.iter().any(|w| w == "--write");
     let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| *w != "--write").collect();
     let samples = &samples("evaluation.tsv")[..SAMPLES];
