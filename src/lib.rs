@@ -25,6 +25,7 @@
 //! | [`passes`] | graph in, graph out |
 //! | [`quantize`] | recipe to plan, calibration, quantized model |
 //! | [`export`] | lowering and writing |
+//! | [`verify`] | how close an artifact is to its model |
 //! | [`pipeline`] | one export from start to finish |
 //! | [`cli`] | the command line |
 
@@ -41,3 +42,4 @@ pub mod pipeline;
 mod positioned;
 pub mod quantize;
 pub mod tokenizer;
+pub mod verify;

@@ -111,7 +111,7 @@ pub struct ExportArgs {
     #[arg(long, help_heading = "Output")]
     pub force: bool,
 
-    /// GGUF: most tensor bytes per file, such as 4GB; more become several files, as llama.cpp loads them.
+    /// GGUF: most tensor bytes per file of the text model, such as 4GB; more become several files, as llama.cpp loads them.
     #[arg(long, value_name = "SIZE", value_parser = some_size, help_heading = "Output")]
     pub split_size: Option<u64>,
 

@@ -4,6 +4,7 @@ use crate::common::case::Case;
 use crate::common::eval::{TINY, samples};
 use crate::common::fixture;
 use crate::common::gguf::{exported, said_by};
+use crate::common::judge::{mquant, text};
 use crate::common::llama::Files;
 use crate::common::planted::{PLANTED, planted};
 
@@ -34,4 +35,23 @@ fn four_bits_by_gptq_lose_half_of_what_nearest_rounding_loses_or_less() {
             }
         }
     }
+}
+
+/// llama.cpp finds the shards of a text model from the first, and takes a projector of one file alone.
+#[test]
+fn shards_say_what_one_file_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (case, samples) = (Case::open(&fixture(TINY)), &samples("evaluation.tsv")[..2]);
+    let whole = exported(dir.path(), "whole", &fixture(TINY), "f16", None);
+    let split = dir.path().join("split");
+    let (model, target) = (text(&fixture(TINY)), text(&split));
+    mquant(&[&model, "--format", "gguf", "--recipe", "f16", "--split-size", "1MB", "-o", &target, "--quiet"]);
+    let names = std::fs::read_dir(&split).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+    let (projectors, shards): (Vec<_>, Vec<_>) =
+        names.filter(|n| n.ends_with(".gguf")).partition(|n| n.starts_with("mmproj-"));
+    assert_eq!(projectors, ["mmproj-Qwen2-VL-F16.gguf"]);
+    assert!(shards.len() >= 4 && shards.iter().all(|n| n.contains("-of-0000")), "{shards:?}");
+    let (said, alone) = (said_by(&case, &split, samples), said_by(&case, &whole, samples));
+    let agreement = said.against(&alone);
+    assert!(agreement.error == 0.0 && agreement.accuracy == 1.0, "{agreement}");
 }

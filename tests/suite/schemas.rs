@@ -9,6 +9,7 @@ use mquant_export::family::Library;
 use mquant_export::family::schema::file_schema;
 use mquant_export::pipeline::{ExportReport, Manifest};
 use mquant_export::quantize::recipe::Recipe;
+use mquant_export::verify::report::VerifyReport;
 use schemars::{JsonSchema, schema_for};
 
 fn in_repository(path: &str) -> PathBuf {
@@ -45,6 +46,7 @@ fn json_schemas_are_those_of_the_types() {
     schema::<Manifest>("manifest");
     schema::<ExportReport>("report");
     schema::<MquantMetadata>("gguf");
+    schema::<VerifyReport>("verify");
 }
 
 /// Names without extension of the YAML files in a folder.

@@ -101,6 +101,6 @@ pub struct TensorInfo {
 /// How files are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GgufOptions {
-    /// Most bytes of tensors per file; absent: one file, whatever its size.
+    /// Most bytes of tensors per file of the text model; absent: one file, whatever its size. A projector is always one file.
     pub split: Option<u64>,
 }

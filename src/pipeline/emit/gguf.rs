@@ -101,19 +101,21 @@ impl Made<'_> {
         let size = size_label(self.plan.parameters());
         let name = |kind| file_name(&provenance, &size, encoding(self.recipe, kind));
         let mut written = 0;
-        let mut put = |stem: &str, made: emit::Emission| -> Result<Vec<String>, PipelineError> {
-            let blueprint = Blueprint { metadata: made.metadata.clone(), tensors: made.tensors.clone() };
-            let mut fill = |i: usize| made.bytes(i, self.weights).map_err(PipelineError::from);
-            let mut done = |i: usize| {
-                written += 1;
-                progress.at(written, &made.tensors[i].name);
+        let mut put =
+            |stem: &str, made: emit::Emission, split: Option<u64>| -> Result<Vec<String>, PipelineError> {
+                let blueprint = Blueprint { metadata: made.metadata.clone(), tensors: made.tensors.clone() };
+                let mut fill = |i: usize| made.bytes(i, self.weights).map_err(PipelineError::from);
+                let mut done = |i: usize| {
+                    written += 1;
+                    progress.at(written, &made.tensors[i].name);
+                };
+                write_file(dir, stem, &blueprint, split, &mut fill, &mut done).map(|paths| names(&paths))
             };
-            write_file(dir, stem, &blueprint, options.split, &mut fill, &mut done).map(|paths| names(&paths))
-        };
-        let text_files = put(&name(FileKind::Text).file_stem(), text)?;
+        let text_files = put(&name(FileKind::Text).file_stem(), text, options.split)?;
         let (projector, mmproj) = match vision {
             Some((file, made)) => {
-                (projector_type(file), put(&name(FileKind::Vision).projector_stem(), made)?)
+                // llama.cpp's loader of projectors (`tools/mtmd/clip.cpp`) looks for no other file.
+                (projector_type(file), put(&name(FileKind::Vision).projector_stem(), made, None)?)
             }
             None => (None, vec![]),
         };
