@@ -1,5 +1,8 @@
 //! What GPTQ in ggml's blocks is worth against llama.cpp's own rounding at the same size, in llama.cpp itself.
 
+use mquant_export::export::gguf::{Array, GgufFile, Value};
+use mquant_export::pipeline::Manifest;
+
 use crate::common::case::Case;
 use crate::common::eval::{TINY, samples};
 use crate::common::fixture;
@@ -54,4 +57,34 @@ fn shards_say_what_one_file_says() {
     let (said, alone) = (said_by(&case, &split, samples), said_by(&case, &whole, samples));
     let agreement = said.against(&alone);
     assert!(agreement.error == 0.0 && agreement.accuracy == 1.0, "{agreement}");
+}
+
+/// What the program says of itself in a file is what its manifest says.
+#[test]
+fn scales_and_rotations_are_in_the_metadata() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = exported(dir.path(), "told", &fixture(TINY), "q4_k_m", Some("gptq"));
+    let manifest = Manifest::read(&out).unwrap();
+    let file = GgufFile::open(&Files::of(&out).text).unwrap();
+    let texts = |key: &str| match file.get(key) {
+        Some(Value::Array(Array::String(t))) => t.clone(),
+        other => panic!("{key}: {other:?}"),
+    };
+    let floats = |key: &str| match file.get(key) {
+        Some(Value::Array(Array::F32(f))) => f.clone(),
+        other => panic!("{key}: {other:?}"),
+    };
+    let names = texts("mquant.msq.names");
+    let at =
+        |name: &str| names.iter().position(|n| n == name).unwrap_or_else(|| panic!("{names:?} lack {name}"));
+    let (visual, text) = (floats("mquant.msq.visual"), floats("mquant.msq.text"));
+    for (role, name) in [("attn.q", "attn_q"), ("attn.o", "attn_output"), ("mlp.down", "ffn_down")] {
+        let role = format!("decoder.layers.1.{role}");
+        let linear = manifest.linears.iter().find(|l| l.role == role).unwrap();
+        let i = at(&format!("blk.1.{name}.weight"));
+        assert_eq!((Some(visual[i]), Some(text[i])), (linear.visual_scale, linear.text_scale), "{role}");
+        assert!(visual[i] > 0.0 && text[i] > 0.0 && visual[i] != text[i], "{role}");
+    }
+    assert_eq!(texts("mquant.rotation.names").len(), manifest.rotations.len());
+    assert_eq!(file.get("mquant.recipe"), Some(&Value::String("q4_k_m".into())));
 }
