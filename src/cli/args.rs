@@ -33,6 +33,15 @@ Examples:
   mquant-export preprocess out --image cat.jpg --prompt \"What is this?\" -o prompt.safetensors
   python out/generate.py prompt.safetensors          the answer, where the export wrote that program";
 
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  mquant-export verify out --reference Qwen2-VL-2B-Instruct --data questions.tsv
+      what changed, by how much and where, in the runtime that is installed
+  mquant-export verify out --reference Qwen2-VL-2B-Instruct --data questions.tsv --max-kld 0.05 --max-accuracy-drop 0.01 --html report.html
+      a gate: exit status 1 when a threshold fails, with a page to look at
+
+Exit status: 0 every check passed, 1 a check failed (the reports are written), 2 the input or the arguments are wrong, 3 a fault of this program.";
+
 /// Quantize a multimodal LLM checkpoint (MQuant: static int8 scales per modality) and write it as ONNX or GGUF.
 #[derive(Debug, Parser)]
 #[command(name = NAME, version, after_help = EXAMPLES, max_term_width = 100)]
@@ -55,6 +64,9 @@ pub enum Command {
     /// Make the input tensors of one prompt, images and text, for programs that run the exported graphs.
     #[command(after_help = PREPROCESS_EXAMPLES)]
     Preprocess(PreprocessArgs),
+    /// Measure how close an exported folder is to its checkpoint, on samples with images, and check thresholds.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  mquant-export completions bash > ~/.local/share/bash-completion/completions/mquant-export"
@@ -210,6 +222,132 @@ pub struct PreprocessArgs {
     /// Print the result, or the error, as one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Flags of `verify`.
+#[derive(Debug, ClapArgs)]
+pub struct VerifyArgs {
+    /// Exported folder.
+    #[arg(value_name = "ARTIFACT", value_hint = clap::ValueHint::DirPath)]
+    pub artifact: PathBuf,
+
+    /// Checkpoint that it was made from.
+    #[arg(long, value_name = "MODEL", value_hint = clap::ValueHint::DirPath)]
+    pub reference: PathBuf,
+
+    /// Evaluation samples: chats in JSONL, LLaVA JSON or a VLMEvalKit TSV; none that the artifact was calibrated on.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub data: PathBuf,
+
+    /// Let samples name images outside the folder of the data file.
+    #[arg(long)]
+    pub allow_outside: bool,
+
+    /// How it is run, and what is reported.
+    #[command(flatten)]
+    pub how: VerifyFlags,
+
+    /// Describe the model by your own family file instead of the built-in ones.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub family_file: Option<PathBuf>,
+
+    /// Write the report as JSON; - for stdout, in place of the text.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Reports")]
+    pub json: Option<PathBuf>,
+
+    /// Worker threads [default: all cores].
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+
+    /// No progress on stderr, only warnings and errors.
+    #[arg(short, long, help_heading = "Messages")]
+    pub quiet: bool,
+}
+
+/// Flags of a verification, by itself or behind an export.
+#[derive(Debug, Default, ClapArgs)]
+pub struct VerifyFlags {
+    /// What runs the artifact; auto takes the real runtime of its format where it is present.
+    #[arg(long, value_enum, value_name = "RUNTIME", help_heading = "Verification")]
+    pub runtime: Option<Runtime>,
+
+    /// ONNX Runtime's execution provider [default: cpu].
+    #[arg(long, value_name = "NAME", help_heading = "Verification")]
+    pub provider: Option<String>,
+
+    /// Address of a running llama-server that has the artifact's files [default: one is started].
+    #[arg(long, value_name = "URL", help_heading = "Verification")]
+    pub server: Option<String>,
+
+    /// Fails when the mean divergence of the next token's distribution is larger, in nats.
+    #[arg(long, value_name = "X", help_heading = "Verification")]
+    pub max_kld: Option<f64>,
+
+    /// Fails when the share of rows with the float model's best token is smaller, from 0 to 1.
+    #[arg(long, value_name = "Y", help_heading = "Verification")]
+    pub min_top1: Option<f64>,
+
+    /// Fails when the share of samples with another answer is larger, from 0 to 1.
+    #[arg(long, value_name = "Z", help_heading = "Verification")]
+    pub max_flips: Option<f64>,
+
+    /// Fails when the task's score falls by more, from 0 to 1.
+    #[arg(long, value_name = "D", help_heading = "Verification")]
+    pub max_accuracy_drop: Option<f64>,
+
+    /// How answers are scored [default: as the data says, exact where it does not].
+    #[arg(long, value_enum, value_name = "METRIC", help_heading = "Verification")]
+    pub metric: Option<Metric>,
+
+    /// Use only the first N samples.
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Verification")]
+    pub samples: Option<usize>,
+
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Verification")]
+    pub max_new_tokens: usize,
+
+    /// Samples on which the difference is split into its causes; 0 for none.
+    #[arg(long, value_name = "N", default_value = "16", help_heading = "Verification")]
+    pub attribution_samples: usize,
+
+    /// Write the report as one page to look at.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Reports")]
+    pub html: Option<PathBuf>,
+
+    /// Write a summary in Markdown, such as a CI system shows it.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Reports")]
+    pub markdown: Option<PathBuf>,
+}
+
+/// What runs an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Runtime {
+    /// The real runtime of the format, or where it is not there the reference executor, which is then said.
+    Auto,
+    /// ONNX Runtime.
+    #[value(name = "onnxruntime")]
+    OnnxRuntime,
+    /// llama.cpp, by its server.
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+    /// The reference executor on what the files hold: slow, exact, no runtime needed.
+    Embedded,
+}
+
+/// How answers are scored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Metric {
+    /// The expected text.
+    Exact,
+    /// VQA accuracy, with ten answers of people or one.
+    Vqa,
+    /// Average normalised Levenshtein similarity (documents).
+    Anls,
+    /// Both begin with the same of yes and no.
+    YesNo,
+    /// Numbers within 5 % (charts).
+    RelaxedNumber,
 }
 
 /// Formats that can be written.

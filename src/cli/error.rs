@@ -15,7 +15,7 @@ use crate::quantize::QuantizeError;
 pub enum ExitStatus {
     /// Done.
     Success = 0,
-    /// The artifact was made or read, and does not do what it should. Reserved for `verify`.
+    /// The artifact was made or read, and does not do what it should.
     VerificationFailed = 1,
     /// Something the user can mend: arguments, input files, space on disk.
     UserError = 2,
@@ -91,6 +91,20 @@ pub enum CliError {
         threads: usize,
         /// Cause.
         source: rayon::ThreadPoolBuildError,
+    },
+    /// A threshold out of its range.
+    #[error("{problem} (--max-kld, --min-top1, --max-flips, --max-accuracy-drop)")]
+    Threshold {
+        /// Which, and what is expected.
+        problem: String,
+    },
+    /// A report that was asked for cannot be written.
+    #[error("the report {path} cannot be written", path = .path.display())]
+    Report {
+        /// As given.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
     },
     /// Standard output does not take the result.
     #[error("the result could not be written to standard output")]

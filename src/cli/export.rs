@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::SCHEMA_VERSION;
 use super::args::ExportArgs;
-use super::error::CliError;
+use super::error::{CliError, ExitStatus};
 use super::explain;
 use super::format::{bytes, count, percent, plural, property};
 use super::plan::PlanSeen;
@@ -21,8 +21,13 @@ use crate::pipeline::{self, ExportReport};
 ///
 /// # Errors
 /// [`CliError`] of the step that fails.
-pub fn run(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
+pub fn run(args: &ExportArgs, printer: &mut Printer) -> Result<ExitStatus, CliError> {
     start_threads(args.threads)?;
+    preview_or_export(args, printer)?;
+    Ok(ExitStatus::Success)
+}
+
+fn preview_or_export(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
     if args.dump_ir {
         return dump_ir(args, printer);
     }
@@ -51,7 +56,11 @@ pub fn describe(dir: &Path, family_file: Option<&Path>) -> Result<(Checkpoint, R
     Ok((checkpoint, resolved))
 }
 
-fn start_threads(threads: Option<usize>) -> Result<(), CliError> {
+/// Starts as many worker threads as were asked for.
+///
+/// # Errors
+/// [`CliError::Threads`].
+pub fn start_threads(threads: Option<usize>) -> Result<(), CliError> {
     let Some(threads) = threads else { return Ok(()) };
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     pool.map_err(|source| CliError::Threads { threads, source })

@@ -14,6 +14,7 @@ mod plan;
 mod preprocess;
 mod printer;
 mod resolve;
+mod verify;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,21 +39,23 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitStatus {
     };
     // A panic is a fault of this program; the printer is used afterwards only to say so.
     match catch_unwind(AssertUnwindSafe(|| dispatch(&args, &mut printer))) {
-        Ok(Ok(())) => ExitStatus::Success,
+        Ok(Ok(status)) => status,
         Ok(Err(e)) => printer.failure(&Failure::of(&e)),
         Err(panic) => printer.failure(&Failure::of_panic(panic.as_ref())),
     }
 }
 
-fn dispatch(args: &Args, printer: &mut Printer) -> Result<(), CliError> {
+fn dispatch(args: &Args, printer: &mut Printer) -> Result<ExitStatus, CliError> {
     match (&args.command, &args.export) {
-        (Some(Command::Inspect(a)), _) => inspect::run(a, printer),
-        (Some(Command::Preprocess(a)), _) => preprocess::run(a, printer),
-        (Some(Command::Completions { shell }), _) => completions(*shell, printer),
-        (None, Some(a)) => export::run(a, printer),
+        (Some(Command::Verify(a)), _) => return verify::run(a, printer),
+        (Some(Command::Inspect(a)), _) => inspect::run(a, printer)?,
+        (Some(Command::Preprocess(a)), _) => preprocess::run(a, printer)?,
+        (Some(Command::Completions { shell }), _) => completions(*shell, printer)?,
+        (None, Some(a)) => return export::run(a, printer),
         // The parser asks for MODEL when there is no command; help is what is left to say.
-        (None, None) => printer.text(&Args::command().render_help().ansi().to_string()),
+        (None, None) => printer.text(&Args::command().render_help().ansi().to_string())?,
     }
+    Ok(ExitStatus::Success)
 }
 
 /// Help and version are results; everything else the parser reports is a mistake in the arguments.

@@ -40,11 +40,21 @@ impl Mode {
         // In a CI log, which may claim to be a terminal, a bar is a thousand lines.
         let ci = std::env::var_os("CI").is_some_and(|v| !v.is_empty() && v != "false");
         Self {
-            json: flags().any(|a| a == "--json"),
+            json: json(argv),
             quiet: flags().any(|a| a == "--quiet" || a == "-q"),
             bars: io::stderr().is_terminal() && !ci,
         }
     }
+}
+
+/// Whether the result is to be one JSON object on stdout: `--json`, which for `verify` names a file, `-` for stdout.
+fn json(argv: &[OsString]) -> bool {
+    let flags: Vec<&OsString> = argv.iter().skip(1).take_while(|a| *a != "--").collect();
+    if flags.first().is_some_and(|a| *a == "verify") {
+        return flags.windows(2).any(|w| w[0] == "--json" && w[1] == "-")
+            || flags.iter().any(|a| *a == "--json=-");
+    }
+    flags.iter().any(|a| *a == "--json")
 }
 
 /// Writes for one run of the program.

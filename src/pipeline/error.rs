@@ -9,6 +9,7 @@ use crate::export::gguf::{GgufError, emit::EmitError};
 use crate::export::onnx::OnnxError;
 use crate::family::FamilyError;
 use crate::quantize::QuantizeError;
+use crate::verify::runner::RunnerError;
 
 /// Failure of an export, or of preparing one prompt.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +102,9 @@ pub enum PipelineError {
         /// Cause.
         source: std::io::Error,
     },
+    /// A verification did not come to a result.
+    #[error(transparent)]
+    Verify(Box<VerifyError>),
     /// The tensors of a calibration prompt contradict each other: a fault of this program.
     #[error("internal: calibration tensors of sample {sample} do not fit together")]
     Prompt {
@@ -109,6 +113,92 @@ pub enum PipelineError {
         /// Cause.
         source: crate::numeric::ShapeError,
     },
+}
+
+/// Why a verification did not come to a result.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Files that are not those that were exported.
+    #[error(
+        "{artifact}: {count} changed or missing since the export, by SHA-256: {names}\n\
+         hint: nothing was run; export again, or copy the folder again from where it was made",
+        artifact = .artifact.display()
+    )]
+    Changed {
+        /// The folder.
+        artifact: PathBuf,
+        /// `1 file`, `3 files`.
+        count: String,
+        /// Their names.
+        names: String,
+    },
+    /// The checkpoint is of another family than the artifact.
+    #[error("the artifact is of the family {artifact}, the reference {path} of {reference}; pass the checkpoint that was exported", path = .path.display())]
+    Family {
+        /// By its manifest.
+        artifact: String,
+        /// Of the checkpoint.
+        reference: String,
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// Evaluation data cannot be used.
+    #[error("evaluation data")]
+    Data(#[source] Box<DataError>),
+    /// The artifact was calibrated on samples that it is to be judged by.
+    #[error(
+        "{data}: {count} of {all} samples were calibration samples of this artifact (by the hashes in its manifest): {ids}\n\
+         hint: judge it by samples that it has not seen; leave these out",
+        data = .data.display()
+    )]
+    Overlap {
+        /// Samples in both.
+        count: usize,
+        /// Samples.
+        all: usize,
+        /// Some of their ids.
+        ids: String,
+        /// The data.
+        data: PathBuf,
+    },
+    /// The artifact has no vision side and every sample has images.
+    #[error(
+        "every sample has images, and this artifact shows none: it has no mmproj file\nhint: verify it on samples without images; the ONNX export has the vision side"
+    )]
+    OnlyImages,
+    /// An unknown metric in the data.
+    #[error("sample '{sample}': metric is {found:?}, expected one of {known}")]
+    Metric {
+        /// Id of the sample.
+        sample: String,
+        /// What the data says.
+        found: String,
+        /// Names that are known.
+        known: String,
+    },
+    /// A model did not run.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    /// A file of the artifact that is run has no place in its manifest.
+    #[error("{artifact}: the manifest names no {what}; export again with this version", artifact = .artifact.display())]
+    Incomplete {
+        /// The folder.
+        artifact: PathBuf,
+        /// What is missing.
+        what: &'static str,
+    },
+}
+
+impl From<VerifyError> for PipelineError {
+    fn from(e: VerifyError) -> Self {
+        PipelineError::Verify(Box::new(e))
+    }
+}
+
+impl From<RunnerError> for PipelineError {
+    fn from(e: RunnerError) -> Self {
+        VerifyError::from(e).into()
+    }
 }
 
 impl PipelineError {

@@ -280,7 +280,7 @@ pub(super) fn linears(
 ///
 /// # Errors
 /// [`PipelineError::Io`] for the first that cannot be read.
-pub(super) fn hash_files(paths: &[PathBuf]) -> Result<Vec<FileHash>, PipelineError> {
+pub(in crate::pipeline) fn hash_files(paths: &[PathBuf]) -> Result<Vec<FileHash>, PipelineError> {
     paths.par_iter().map(|p| hash_file(p)).collect()
 }
 
@@ -288,7 +288,7 @@ pub(super) fn hash_files(paths: &[PathBuf]) -> Result<Vec<FileHash>, PipelineErr
 ///
 /// # Errors
 /// [`PipelineError::Io`] when it cannot be read.
-pub(super) fn hash_file(path: &Path) -> Result<FileHash, PipelineError> {
+pub(in crate::pipeline) fn hash_file(path: &Path) -> Result<FileHash, PipelineError> {
     let io = |source| PipelineError::Io { path: path.to_path_buf(), source };
     let mut file = File::open(path).map_err(io)?;
     let (mut hasher, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0u8; 1 << 20]);

@@ -14,8 +14,9 @@ mod preprocess;
 mod progress;
 mod report;
 mod request;
+mod verify;
 
-pub use error::PipelineError;
+pub use error::{PipelineError, VerifyError};
 pub use explain::{Explanation, explain};
 pub use export::{Plan, export, plan};
 pub use manifest::{GgufForm, MANIFEST_FILE, Manifest, OnnxForm, QuantizedLinear};
@@ -24,3 +25,4 @@ pub use preprocess::{PreprocessReport, PreprocessRequest, preprocess};
 pub use progress::{Progress, Silent, Stage, Warning};
 pub use report::{ExportReport, REPORT_VERSION};
 pub use request::{CalibrationData, ExportRequest, Format};
+pub use verify::{RuntimeChoice, RuntimeOptions, VerifyRequest, verify};

@@ -78,7 +78,14 @@ fn sample(request: &PreprocessRequest) -> Sample {
     let content = images.chain([text(&request.prompt)]).collect();
     let messages = system.into_iter().chain([Message { role: Role::User, content, plain: false }]).collect();
     // The hash tells samples of a data set apart; there is one here.
-    Sample { id: "prompt".into(), messages, answer: None, category: None, sha256: String::new() }
+    Sample {
+        id: "prompt".into(),
+        messages,
+        answer: None,
+        category: None,
+        metric: None,
+        sha256: String::new(),
+    }
 }
 
 /// Writes the file beside its final place and renames it when complete.

@@ -20,9 +20,29 @@ pub enum Stage {
     Emit,
     /// Hashes of what was written, and manifest.
     Finish,
+    /// Verification: hashes, configuration and evaluation data.
+    Check,
+    /// What the float model answers.
+    Reference,
+    /// What the artifact says.
+    Artifact,
+    /// Sanity of the artifact.
+    Sanity,
+    /// Where the difference comes from.
+    Attribute,
 }
 
 impl Stage {
+    /// Its number and how many there are, in an export or a verification.
+    pub fn place(self) -> (usize, usize) {
+        let (export, verification) =
+            (Stage::Finish as usize + 1, Stage::Attribute as usize - Stage::Finish as usize);
+        match self as usize {
+            i if i < export => (i + 1, export),
+            i => (i + 1 - export, verification),
+        }
+    }
+
     /// Name for people.
     pub fn name(self) -> &'static str {
         match self {
@@ -34,6 +54,11 @@ impl Stage {
             Stage::Hash => "hash",
             Stage::Emit => "emit",
             Stage::Finish => "finish",
+            Stage::Check => "check",
+            Stage::Reference => "reference",
+            Stage::Artifact => "artifact",
+            Stage::Sanity => "sanity",
+            Stage::Attribute => "attribute",
         }
     }
 }

@@ -7,6 +7,7 @@ mod method;
 mod mix;
 mod precision;
 mod rules;
+mod thresholds;
 mod vision;
 
 use std::path::Path;
@@ -19,6 +20,7 @@ pub use rules::{Budget, DownProjections, Gptq, LoopInputs, Remedy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use thresholds::Thresholds;
 pub use vision::VisionRotation;
 
 use super::error::QuantizeError;
@@ -73,6 +75,9 @@ pub struct Recipe {
     /// Exceptions, later ones win.
     #[serde(default)]
     pub overrides: Vec<Override>,
+    /// What `verify` holds the artifact to; its flags win.
+    #[serde(default, skip_serializing_if = "Thresholds::is_none")]
+    pub verify: Thresholds,
     /// Two activation scales of one linear whose ratio is at most this become one; 1 keeps all apart.
     #[serde(default = "one")]
     pub msq_merge_ratio: f32,

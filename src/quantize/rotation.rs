@@ -143,7 +143,31 @@ fn tied(model: &Model) -> String {
     )
 }
 
+impl RotationRule {
+    /// The rule with only what was done of it, as the notes of an export say: what was left stays as it is.
+    pub fn done(mut self, notes: &[RotationNote]) -> Self {
+        let done = |what: &str| notes.iter().any(|n| n.what.starts_with(what) && n.matrix.is_some());
+        self.decoder &= done(&format!("{} stream", Stream::Decoder));
+        self.heads &= done("heads of");
+        if !done(&format!("{} stream", Stream::Vision)) {
+            self.vision = VisionRotation::None;
+        }
+        self.gate = false;
+        self
+    }
+}
+
 impl Transformed {
+    /// The rotation of a stream, where there is one.
+    pub fn stream_rotation(&self, stream: Stream) -> Option<&Rotation> {
+        let rotates = match stream {
+            Stream::Decoder => Rotates::Decoder,
+            Stream::Vision => Rotates::Vision,
+        };
+        let made = self.made.iter().find(|m| m.rotates == rotates)?;
+        self.rewrites.rotations.get(made.rotation)
+    }
+
     /// Rotates value heads, if `rule` says so.
     pub(super) fn rotate_heads(&mut self, rule: &RotationRule) -> Result<(), QuantizeError> {
         if !rule.heads {

@@ -4,5 +4,16 @@
 //! A [`runner::Runner`] answers [`runner::Question`]s; [`report`] is what is told in the end. Which folder is an artifact, what its manifest says and
 //! where files lie is the business of [`crate::pipeline`].
 
+pub mod attribution;
+pub mod bootstrap;
+pub mod checks;
+pub mod compare;
+pub mod coordinates;
+pub mod gaps;
+pub mod gguf;
+pub mod model;
 pub mod report;
 pub mod runner;
+pub mod score;
+pub mod thumbnail;
+pub mod trace;

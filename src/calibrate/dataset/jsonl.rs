@@ -2,7 +2,7 @@
 //! "content": "text" | [{"type": "image", "image": "a.png"}, {"type": "text", "text": "..."}]}]}`.
 //!
 //! A last turn of the assistant is the expected answer and is taken off the messages; without one there is no answer.
-//! `id` and `category` are optional, other keys are tolerated, blank lines are skipped. A line with `conversations`
+//! `id`, `category` and `metric` are optional, other keys are tolerated, blank lines are skipped. A line with `conversations`
 //! in the place of `messages` is a LLaVA record (see `llava`).
 
 use serde_json::{Map, Value};
@@ -47,6 +47,7 @@ fn parse_line<'a>(folder: &Folder<'a>, place: Place, line: &str) -> Result<Draft
         messages,
         answer,
         category: at.label("category", record.get("category"))?,
+        metric: at.label("metric", record.get("metric"))?,
     })
 }
 

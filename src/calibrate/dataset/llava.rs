@@ -74,6 +74,7 @@ pub(super) fn record<'a>(
         messages,
         answer,
         category: at.label("category", record.get("category"))?,
+        metric: at.label("metric", record.get("metric"))?,
     })
 }
 

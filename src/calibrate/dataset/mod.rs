@@ -55,6 +55,8 @@ pub struct Sample {
     pub answer: Option<String>,
     /// The file's category of this sample, if it gives one.
     pub category: Option<String>,
+    /// How the file says answers are scored, if it does; a name that `verify` knows.
+    pub metric: Option<String>,
     /// SHA-256 in lower-case hex over what the model is shown: roles, texts and image file bytes in order. Id,
     /// answer, category, file names, and whether text was one string or a list of pieces are left out, so that the
     /// same question about the same picture is recognised across files and formats.

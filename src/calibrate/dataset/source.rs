@@ -92,6 +92,7 @@ pub(super) struct Draft<'a> {
     pub messages: Vec<Message>,
     pub answer: Option<String>,
     pub category: Option<String>,
+    pub metric: Option<String>,
 }
 
 impl Draft<'_> {
@@ -99,7 +100,14 @@ impl Draft<'_> {
     pub fn finish(self) -> Result<Sample, DatasetError> {
         let sha256 = self.hash()?;
         let id = self.id.unwrap_or_else(|| self.at.place.to_string());
-        Ok(Sample { id, messages: self.messages, answer: self.answer, category: self.category, sha256 })
+        Ok(Sample {
+            id,
+            messages: self.messages,
+            answer: self.answer,
+            category: self.category,
+            metric: self.metric,
+            sha256,
+        })
     }
 
     /// SHA-256 of tagged, length-prefixed parts, so that no two conversations share their bytes. Neighbouring texts of

@@ -1,5 +1,5 @@
 //! VLMEvalKit tables: tab-separated, quoted as CSV, columns `index`, `question`, `image` (base64, or the index of the
-//! row whose image is meant) or `image_path`, and optionally `answer`, `category`, `hint` and options `A`, `B`, ...
+//! row whose image is meant) or `image_path`, and optionally `answer`, `category`, `metric`, `hint` and options `A`, `B`, ...
 //! Other columns are tolerated.
 //!
 //! The prompt is VLMEvalKit's (`ImageBaseDataset`, `ImageMCQDataset` in `vlmeval/dataset`): images first, then the
@@ -83,6 +83,7 @@ impl<'a> Table<'a, '_> {
             messages: vec![Message { role: Role::User, content, plain: false }],
             answer: self.cell(row, "answer").map(str::to_owned),
             category: self.cell(row, "category").map(str::to_owned),
+            metric: self.cell(row, "metric").map(str::to_owned),
         })
     }
 

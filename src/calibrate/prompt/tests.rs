@@ -59,7 +59,7 @@ fn samples() -> Vec<Sample> {
 fn ask(content: Vec<Content>) -> Sample {
     let messages = vec![Message { role: Role::User, content, plain: false }];
     let (id, sha256) = ("q".into(), String::new());
-    Sample { id, messages, answer: None, category: None, sha256 }
+    Sample { id, messages, answer: None, category: None, metric: None, sha256 }
 }
 
 fn integers(goldens: &SafeTensors<'_>, name: &str) -> Vec<i64> {

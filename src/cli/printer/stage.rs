@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 use crate::cli::format::{count, duration};
 use crate::pipeline::Stage;
 
-const STAGES: usize = Stage::Finish as usize + 1;
-
 /// At most one line per this span: logs are read by people.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
@@ -35,7 +33,8 @@ impl Running {
 
     /// `[3/8] calibrate`.
     pub fn label(&self) -> String {
-        format!("[{}/{STAGES}] {}", self.stage as usize + 1, self.stage.name())
+        let (number, all) = self.stage.place();
+        format!("[{number}/{all}] {}", self.stage.name())
     }
 
     /// The line at the beginning.

@@ -58,13 +58,18 @@ pub struct GenaiInput {
     pub share_buffer: bool,
 }
 
+/// What GenAI reads of a model.
+pub const CONFIG_FILE: &str = "genai_config.json";
+
+/// What GenAI reads of its image processor.
+pub const PROCESSOR_FILE: &str = "processor_config.json";
+
 /// Writes `genai_config.json` and `processor_config.json` into `dir`; returns their paths.
 ///
 /// # Errors
 /// [`OnnxError`] naming the file that could not be written.
 pub fn write(input: &GenaiInput, dir: &Path) -> Result<Vec<PathBuf>, OnnxError> {
-    let files =
-        [("genai_config.json", genai_config(input)), ("processor_config.json", processor_config(input))];
+    let files = [(CONFIG_FILE, genai_config(input)), (PROCESSOR_FILE, processor_config(input))];
     let mut written = Vec::with_capacity(files.len());
     for (name, value) in files {
         let path = dir.join(name);
@@ -110,7 +115,7 @@ pub fn genai_config(i: &GenaiInput) -> Value {
 fn vision(i: &GenaiInput) -> Value {
     json!({
         "filename": super::file_name(crate::graph::Part::Vision),
-        "config_filename": "processor_config.json",
+        "config_filename": PROCESSOR_FILE,
         "spatial_merge_size": i.merge_size,
         "patch_size": i.patch_size,
         // Positions of a still image do not depend on it; it scales the time axis of videos.

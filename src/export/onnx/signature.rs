@@ -55,6 +55,23 @@ pub struct GraphSignature {
     pub outputs: Vec<TensorSignature>,
 }
 
+impl GraphSignature {
+    /// Channels of an input or output, where they are known before it runs.
+    pub fn channels(&self, name: &str) -> Option<usize> {
+        let tensor = self.inputs.iter().chain(&self.outputs).find(|t| t.name == name)?;
+        match tensor.shape.last() {
+            Some(Extent::Fixed(n)) => Some(*n),
+            _ => None,
+        }
+    }
+
+    /// Whether it may write the cache that it is given in place, so that past and present are one buffer.
+    pub fn shares_cache_buffer(&self) -> bool {
+        let in_place = |e: &Extent| matches!(e, Extent::Named(name) if name == PRESENT);
+        self.outputs.iter().any(|t| t.shape.iter().any(in_place))
+    }
+}
+
 /// One input or output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

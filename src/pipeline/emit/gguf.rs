@@ -45,7 +45,7 @@ pub(in crate::pipeline) struct Made<'a> {
 ///
 /// # Errors
 /// [`PipelineError::NoGguf`] with the reason and what to do instead.
-fn route(description: &Description) -> Result<&GgufPlan, PipelineError> {
+pub(in crate::pipeline) fn route(description: &Description) -> Result<&GgufPlan, PipelineError> {
     description
         .gguf
         .as_ref()

@@ -9,11 +9,11 @@ use super::super::output::write_text;
 use super::super::progress::{Progress, Stage, Warning};
 use crate::checkpoint::Checkpoint;
 use crate::export::onnx::{self, OnnxOptions, genai::GenaiInput};
-use crate::family::Resolved;
+use crate::family::{Description, Resolved};
 use crate::quantize::{Quantized, QuantizedWeights};
 
 /// Hugging Face's description of a tokenizer.
-const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(in crate::pipeline) const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Graphs, runtime configuration and tokenizer files. The warning says that GenAI cannot run them.
 pub(in crate::pipeline) fn write(
@@ -37,7 +37,7 @@ pub(in crate::pipeline) fn write(
     copy_side_files(checkpoint, resolved, dir)?;
     // After the copies: a checkpoint may have a processor_config.json of its own, which GenAI cannot read.
     let share_buffer = onnx::shares_cache_buffer(&quantized.model, options);
-    match genai_input(resolved, quantized, share_buffer) {
+    match genai_input(&resolved.description, crate::exec::feature_width(&quantized.model), share_buffer) {
         Ok(input) => {
             onnx::genai::write(&input, dir)?;
             Ok(None)
@@ -70,34 +70,35 @@ pub(in crate::pipeline) fn carries_modality(quantized: &Quantized) -> bool {
 }
 
 /// What GenAI must be told, or why it cannot run the family.
-fn genai_input<'a>(
-    resolved: &'a Resolved,
-    quantized: &Quantized,
+/// `hidden_size` are the channels of features and embeddings.
+pub(in crate::pipeline) fn genai_input(
+    description: &Description,
+    hidden_size: usize,
     share_buffer: bool,
-) -> Result<GenaiInput, &'a String> {
-    let genai = resolved.description.genai.as_ref()?;
-    let d = &quantized.model.spec.decoder;
+) -> Result<GenaiInput, &String> {
+    let genai = description.genai.as_ref()?;
+    let d = &description.spec.decoder;
     Ok(GenaiInput {
         model_type: genai.model_type.clone(),
         processor: genai.processor.clone(),
-        image_token_id: resolved.description.prompt.image_token_id,
+        image_token_id: description.prompt.image_token_id,
         vision_start_token_id: genai.vision_start_token_id,
         video_token_id: Some(genai.video_token_id),
-        eos_token_ids: resolved.description.prompt.eos_token_ids.clone(),
+        eos_token_ids: description.prompt.eos_token_ids.clone(),
         bos_token_id: genai.bos_token_id,
         // Without a padding token nothing may be masked.
         pad_token_id: genai.pad_token_id.unwrap_or(-1),
         vocab_size: d.vocab,
         context_length: d.max_positions,
-        hidden_size: crate::exec::feature_width(&quantized.model),
+        hidden_size,
         head_size: d.head_dim,
         num_attention_heads: d.heads,
         num_key_value_heads: d.kv_heads,
         num_hidden_layers: d.layers,
-        patch_size: resolved.description.image.rows.patch,
-        merge_size: resolved.description.image.rows.merge,
-        temporal_patch_size: resolved.description.image.rows.temporal,
-        image: resolved.description.image.clone(),
+        patch_size: description.image.rows.patch,
+        merge_size: description.image.rows.merge,
+        temporal_patch_size: description.image.rows.temporal,
+        image: description.image.clone(),
         share_buffer,
     })
 }

@@ -21,6 +21,7 @@ impl Recipe {
             self.mix_fault(),
             self.importance_fault(),
             self.table_fault(),
+            self.verify.problem().map(|p| format!("verify: {p}")),
         ];
         if let Some(reason) = faults.into_iter().flatten().next() {
             return Err(error(source, reason));

@@ -1,0 +1,94 @@
+//! The files of an artifact that are run, and what is said of them without running.
+
+use std::path::Path;
+
+use super::configuration;
+use crate::calibrate::Preparer;
+use crate::checkpoint::{Checkpoint, SideFiles};
+use crate::export::gguf::GgufFile;
+use crate::export::onnx::GraphSignature;
+use crate::family::inputs::gguf::GgufPlan;
+use crate::family::{Description, Library, Resolved, describe};
+use crate::pipeline::emit::gguf::route;
+use crate::pipeline::error::{PipelineError, VerifyError};
+use crate::pipeline::manifest::Manifest;
+use crate::pipeline::prepare::preparer;
+use crate::quantize::Target;
+
+/// The files that a runtime loads.
+pub(super) enum Files<'a> {
+    /// Graphs, with what goes in and out.
+    Onnx(&'a [GraphSignature]),
+    /// Models in blocks of ggml.
+    Gguf { text: GgufFile, mmproj: Option<GgufFile>, plan: &'a GgufPlan },
+}
+
+impl<'a> Files<'a> {
+    /// Opens the files of an artifact of the family that `description` describes.
+    pub fn open(
+        dir: &Path,
+        manifest: &'a Manifest,
+        description: &'a Description,
+    ) -> Result<Self, PipelineError> {
+        let incomplete = |what| VerifyError::Incomplete { artifact: dir.to_path_buf(), what };
+        match &manifest.gguf {
+            None if manifest.graphs.is_empty() => Err(incomplete("graphs").into()),
+            None => Ok(Files::Onnx(&manifest.graphs)),
+            Some(form) => {
+                let first = form.text.first().ok_or_else(|| incomplete("text file"))?;
+                let text = GgufFile::open(&dir.join(first))?;
+                let mmproj = form.mmproj.first().map(|name| GgufFile::open(&dir.join(name))).transpose()?;
+                Ok(Files::Gguf { text, mmproj, plan: route(description)? })
+            }
+        }
+    }
+
+    /// Whether prompts may have images.
+    pub fn shows_images(&self) -> bool {
+        match self {
+            Files::Onnx(_) => true,
+            Files::Gguf { mmproj, .. } => mmproj.is_some(),
+        }
+    }
+
+    /// What the weights were changed for.
+    pub fn target(&self, description: &Description) -> Result<Target, PipelineError> {
+        match self {
+            Files::Onnx(_) => Ok(Target::Onnx),
+            Files::Gguf { .. } => Ok(Target::Gguf(crate::pipeline::emit::gguf::graph(description)?)),
+        }
+    }
+
+    /// What prepares prompts for these files: their own, or where they have none the checkpoint's.
+    pub fn preparer(
+        &self,
+        dir: &Path,
+        library: &Library,
+        (checkpoint, description): (&Checkpoint, &Description),
+    ) -> Result<Preparer, PipelineError> {
+        match self {
+            Files::Onnx(_) => {
+                let files = SideFiles::open(dir)?;
+                preparer(&files, &describe(library, &files)?)
+            }
+            Files::Gguf { .. } => preparer(checkpoint.files(), description),
+        }
+    }
+
+    /// What their small files say otherwise than the checkpoint's.
+    pub fn differences(
+        &self,
+        dir: &Path,
+        manifest: &Manifest,
+        checkpoint: &Checkpoint,
+        resolved: &Resolved,
+    ) -> Result<Vec<String>, PipelineError> {
+        let description = &resolved.description;
+        match self {
+            Files::Onnx(_) => configuration::of_onnx(dir, manifest, checkpoint, description),
+            Files::Gguf { text, mmproj, plan } => {
+                configuration::of_gguf(text, mmproj.as_ref(), plan, checkpoint, description)
+            }
+        }
+    }
+}
