@@ -29,7 +29,10 @@ mod tests {
     fn logarithms_of_the_softmax() {
         let found = log_softmax(&[0.0, 3.0f32.ln()]);
         // Exact values rounded to f32 once: a unit in the last place.
-        assert!((found[0] - 0.25f32.ln()).abs() < 2e-7 && (found[1] - 0.75f32.ln()).abs() < 2e-7, "{found:?}");
+        assert!(
+            (found[0] - 0.25f32.ln()).abs() < 2e-7 && (found[1] - 0.75f32.ln()).abs() < 2e-7,
+            "{found:?}"
+        );
         // Far from zero, where exponentials overflow f32, and with tokens that cannot come.
         let found = log_softmax(&[1000.0, 1000.0, f32::NEG_INFINITY]);
         assert_eq!(found[0], found[1]);

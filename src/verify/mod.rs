@@ -5,5 +5,6 @@
 //! where files lie is the business of [`crate::pipeline`].
 
 pub mod distribution;
+pub mod onnx;
 pub mod report;
 pub mod runner;
