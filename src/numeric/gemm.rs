@@ -1,5 +1,7 @@
 //! Matrix products through faer, cut into tiles of fixed size so that results do not depend on the number of threads.
 
+use std::ops::Range;
+
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
@@ -22,13 +24,26 @@ pub fn matmul_nt<T: Real>(out: &mut [T], a: &[T], b: &[T], (n, k, m): (usize, us
         return out.fill(T::ZERO);
     }
     let b = MatRef::from_row_major_slice(b, m, k);
-    out.par_chunks_mut(ROW_TILE * m).zip(a.par_chunks(ROW_TILE * k)).for_each(|(out, a)| {
-        let rows = a.len() / k;
-        let a = MatRef::from_row_major_slice(a, rows, k);
+    let a = MatRef::from_row_major_slice(a, n, k);
+    tiles(out, (n, m), |rows, columns, out| {
+        matmul_nt_seq(out, a.subrows(rows.start, rows.len()), b.subrows(columns.start, columns.len()));
+    });
+}
+
+/// Calls `f` with every tile of a row-major `n x m` matrix: its rows, its columns, and the tile itself, tiles in parallel. Their bounds depend on the
+/// shape only.
+pub fn tiles<T: Real>(
+    out: &mut [T],
+    (n, m): (usize, usize),
+    f: impl Fn(Range<usize>, Range<usize>, MatMut<'_, T>) + Sync,
+) {
+    debug_assert!(out.len() == n * m);
+    out.par_chunks_mut((ROW_TILE * m).max(1)).enumerate().for_each(|(i, out)| {
+        let (first, rows) = (i * ROW_TILE, out.len() / m);
         let out = MatMut::from_row_major_slice_mut(out, rows, m);
         out.par_col_chunks_mut(COL_TILE).enumerate().for_each(|(j, out)| {
-            let b = b.subrows(j * COL_TILE, out.ncols());
-            matmul(out, Accum::Replace, a, b.transpose(), T::ONE, Par::Seq);
+            let columns = j * COL_TILE..j * COL_TILE + out.ncols();
+            f(first..first + rows, columns, out);
         });
     });
 }

@@ -1,6 +1,6 @@
 """Runs the prompts of a file through an exported folder in ONNX Runtime and hands out values from inside the graphs.
 
-usage: onnx_taps.py ARTIFACT PROMPTS.safetensors OUT.safetensors --values NAME[,NAME ...]
+usage: onnx_taps.py ARTIFACT PROMPTS.safetensors OUT.safetensors [ARTIFACT PROMPTS OUT ...] --values NAME[,NAME ...]
 
 PROMPTS is as for onnx_generate.py. OUT gets `s{i}.{name}` for every named value that a graph computes for prompt i; `s{i}.logits` among them
 if asked for. The files are loaded at the default optimisation level, with the values added to their outputs.
@@ -51,28 +51,33 @@ class TappedArtifact(Artifact):
         return Tapped(path, self.values)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("artifact")
-    parser.add_argument("prompts")
-    parser.add_argument("out")
-    parser.add_argument("--values", required=True)
-    args = parser.parse_args()
+def run(artifact, path, out_path, values):
+    """One artifact on the prompts of one file."""
     prompts = {}
-    for key, value in load_file(args.prompts).items():
+    for key, value in load_file(path).items():
         sample, name = key.split(".", 1)
         prompts.setdefault(int(sample[1:]), {})[name] = value
-    model, out = TappedArtifact(args.artifact, args.values.split(",")), {}
+    model, out = TappedArtifact(artifact, values), {}
     for i, prompt in sorted(prompts.items()):
         ids, positions = prompt["input_ids"][None], prompt["position_ids"]
         model.vision.found = {}
         features = model.features(prompt.get("pixel_values"), prompt.get("image_grid_thw"))
         positions = positions.reshape(model.positions(1, ids.shape[1]).shape)
         mask = np.ones((1, ids.shape[1]), np.int64)
-        model.decode(model.embed(ids, features), mask, positions, model.empty_cache(), ids.shape[1])
-        for session in (model.vision, model.decoder):
+        embeds = model.embed(ids, features)
+        model.decode(embeds, mask, positions, model.empty_cache(), ids.shape[1])
+        for session in (model.vision, model.embedding, model.decoder):
             out.update({f"s{i}.{name}": np.ascontiguousarray(v) for name, v in session.found.items()})
-    save_file(out, args.out)
+    save_file(out, out_path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("jobs", nargs="+", metavar="ARTIFACT PROMPTS OUT")
+    parser.add_argument("--values", required=True)
+    args = parser.parse_args()
+    for i in range(0, len(args.jobs), 3):
+        run(*args.jobs[i : i + 3], args.values.split(","))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ mod contradictions;
 mod damaged;
 mod determinism;
 mod docs;
+mod embedded;
 mod families;
 mod forms;
 mod generate;

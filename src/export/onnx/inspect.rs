@@ -1,19 +1,15 @@
-//! Reads an ONNX file back for people: signature, operators, integer products, bytes by type. Hardened: sizes are capped and checked, external
-//! data is looked for beside the file only. Numbers are not read and nothing is run.
+//! Reads an ONNX file back for people: signature, operators, integer products, bytes by type. Numbers are not read and nothing is run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use prost::Message;
 use serde::Serialize;
 
 use super::error::OnnxError;
-use super::proto::tensor_proto::{DataLocation, DataType};
+use super::proto::tensor_proto::DataType;
 use super::proto::tensor_shape_proto::dimension;
-use super::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
-
-/// Largest `.onnx` file read: protobuf's own limit.
-const MAX_FILE: u64 = i32::MAX as u64;
+use super::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+use super::read::{self, type_name};
 
 /// What an ONNX file is made of.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -49,17 +45,7 @@ pub struct OnnxSummary {
 /// # Errors
 /// [`OnnxError`] when it cannot be read, is no ONNX model, or its external data is absent, too short or outside its folder.
 pub fn inspect(path: &Path) -> Result<OnnxSummary, OnnxError> {
-    let read = |source| OnnxError::Read { path: path.to_path_buf(), source };
-    let size = std::fs::metadata(path).map_err(read)?.len();
-    if size > MAX_FILE {
-        return Err(damaged(path, format!("has {size} bytes, a protobuf message holds at most {MAX_FILE}")));
-    }
-    let bytes = std::fs::read(path).map_err(read)?;
-    let model =
-        ModelProto::decode(bytes.as_slice()).map_err(|e| damaged(path, format!("is no ONNX model: {e}")))?;
-    let Some(graph) = &model.graph else {
-        return Err(damaged(path, "is no ONNX model: it has no graph".into()));
-    };
+    let (model, mut graph) = read::model(path)?;
     let mut summary = OnnxSummary { ir_version: model.ir_version(), ..OnnxSummary::default() };
     for set in &model.opset_import {
         let domain = if set.domain().is_empty() { "ai.onnx" } else { set.domain() };
@@ -67,20 +53,12 @@ pub fn inspect(path: &Path) -> Result<OnnxSummary, OnnxError> {
     }
     summary.inputs = graph.input.iter().map(signature).collect();
     summary.outputs = graph.output.iter().map(signature).collect();
-    count_nodes(graph, &mut summary);
-    for tensor in &graph.initializer {
-        let bytes = tensor_bytes(path, tensor)?;
+    count_nodes(&graph, &mut summary);
+    for tensor in &mut graph.initializer {
+        let bytes = read::place(path, tensor)?.length();
         *summary.bytes.entry(type_name(tensor.data_type())).or_default() += bytes;
     }
     Ok(summary)
-}
-
-fn damaged(path: &Path, reason: String) -> OnnxError {
-    OnnxError::Damaged { path: path.to_path_buf(), reason }
-}
-
-fn type_name(code: i32) -> String {
-    DataType::try_from(code).map_or_else(|_| format!("type {code}"), |t| t.as_str_name().to_lowercase())
 }
 
 fn signature(info: &ValueInfoProto) -> String {
@@ -129,36 +107,13 @@ fn count_nodes(graph: &GraphProto, summary: &mut OnnxSummary) {
     }
 }
 
-/// Bytes of a tensor's numbers; external ones must lie inside a file beside the model.
-fn tensor_bytes(path: &Path, tensor: &TensorProto) -> Result<u64, OnnxError> {
-    if tensor.data_location() != DataLocation::External {
-        return Ok(tensor.raw_data().len() as u64);
-    }
-    let entry = |key: &str| tensor.external_data.iter().find(|e| e.key() == key).map(|e| e.value());
-    let bad = |reason: String| damaged(path, format!("tensor {}: {reason}", tensor.name()));
-    let number = |key: &str| -> Result<u64, OnnxError> {
-        let text = entry(key).ok_or_else(|| bad(format!("external data has no {key}")))?;
-        text.parse().map_err(|_| bad(format!("external {key} {text:?} is no number")))
-    };
-    let location = entry("location").ok_or_else(|| bad("external data has no location".into()))?;
-    let plain = Path::new(location).components().count() == 1 && Path::new(location).file_name().is_some();
-    if !plain || location.contains(['/', '\\']) {
-        return Err(bad(format!("external location {location:?} is not a plain file name")));
-    }
-    let (offset, length) = (number("offset")?, number("length")?);
-    let file = path.with_file_name(location);
-    let size =
-        std::fs::metadata(&file).map_err(|source| OnnxError::Read { path: file.clone(), source })?.len();
-    match offset.checked_add(length) {
-        Some(end) if end <= size => Ok(length),
-        _ => Err(bad(format!("{length} bytes at {offset} do not lie inside {location} of {size} bytes"))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
-    use crate::export::onnx::proto::StringStringEntryProto;
+    use crate::export::onnx::proto::tensor_proto::DataLocation;
+    use crate::export::onnx::proto::{ModelProto, StringStringEntryProto};
 
     fn write(dir: &Path, entries: &[(&str, &str)]) -> std::path::PathBuf {
         let external_data = entries

@@ -5,7 +5,7 @@
 //! and options. They are written under their final names into a directory the caller provides: publishing it whole is the caller's job.
 //!
 //! `form` chooses, `ops` lowers, `emit` collects, `weights`, `few_bits` and `external` write numbers, `signature` says what goes in and out, `file` encodes, `genai` configures,
-//! `inspect` reads back. `generate.py` runs the files where GenAI cannot.
+//! `read` reads back, `inspect` for people. `generate.py` runs the files where GenAI cannot.
 
 mod bytes;
 mod call;
@@ -23,6 +23,7 @@ mod ops;
 #[rustfmt::skip]
 #[allow(missing_docs)]
 pub mod proto;
+pub mod read;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use call::MICROSOFT;
 pub use error::OnnxError;
 pub use external::ALIGNMENT;
 pub use form::{Form, FormError, LinearForm, MsqForm, OnnxOptions, Store, stored_bytes};
