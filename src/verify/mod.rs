@@ -4,5 +4,9 @@
 //! A [`runner::Runner`] answers [`runner::Question`]s; [`report`] is what is told in the end. Which folder is an artifact, what its manifest says and
 //! where files lie is the business of [`crate::pipeline`].
 
+pub mod distribution;
+pub mod llama_cpp;
+pub mod onnxruntime;
 pub mod report;
 pub mod runner;
+pub mod select;
