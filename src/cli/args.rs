@@ -1,8 +1,12 @@
 //! The flags as they are typed: names, types, help. What they mean together is decided in `resolve`.
 
+mod run;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+pub use run::{RunArgs, Runtime};
 
 /// Name of the program.
 pub const NAME: &str = "mquant-export";
@@ -17,6 +21,8 @@ Examples:
       Q4_K_M for llama.cpp, rounded by GPTQ: a text file and an mmproj file
   mquant-export Qwen2-VL-2B-Instruct --format gguf --recipe q8_0 --method nearest
       plain rounding as llama.cpp's own quantizer does it, no calibration data needed
+  mquant-export run out --image cat.jpg --prompt \"What is this?\"
+      the answer of the exported folder, in ONNX Runtime or llama.cpp
   mquant-export inspect out
       what is in the exported folder, and whether its files are unchanged
 
@@ -55,6 +61,9 @@ pub enum Command {
     /// Make the input tensors of one prompt, images and text, for programs that run the exported graphs.
     #[command(after_help = PREPROCESS_EXAMPLES)]
     Preprocess(PreprocessArgs),
+    /// Ask an exported folder one question, in the runtime of its format.
+    #[command(after_help = run::EXAMPLES)]
+    Run(RunArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  mquant-export completions bash > ~/.local/share/bash-completion/completions/mquant-export"

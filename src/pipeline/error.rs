@@ -9,6 +9,7 @@ use crate::export::gguf::{GgufError, emit::EmitError};
 use crate::export::onnx::OnnxError;
 use crate::family::FamilyError;
 use crate::quantize::QuantizeError;
+use crate::verify::runner::RunnerError;
 
 /// Failure of an export, or of preparing one prompt.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,9 @@ pub enum PipelineError {
     /// Writing GGUF files failed.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// An artifact's runtime is not there, or fails.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
     /// The output folder cannot be used.
     #[error("output folder {path}: {reason}", path = .path.display())]
     Output {
