@@ -1,8 +1,12 @@
 //! The flags as they are typed: names, types, help. What they mean together is decided in `resolve`.
 
+mod run;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+pub use run::{RunArgs, Runtime};
 
 /// Name of the program.
 pub const NAME: &str = "mquant-export";
@@ -17,6 +21,8 @@ Examples:
       Q4_K_M for llama.cpp, rounded by GPTQ: a text file and an mmproj file
   mquant-export Qwen2-VL-2B-Instruct --format gguf --recipe q8_0 --method nearest
       plain rounding as llama.cpp's own quantizer does it, no calibration data needed
+  mquant-export run out --image cat.jpg --prompt \"What is this?\"
+      the answer of the exported folder, in ONNX Runtime or llama.cpp
   mquant-export inspect out
       what is in the exported folder, and whether its files are unchanged
 
@@ -67,6 +73,9 @@ pub enum Command {
     /// Measure how close an exported folder is to its checkpoint, on samples with images, and check thresholds.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify(VerifyArgs),
+    /// Ask an exported folder one question, in the runtime of its format.
+    #[command(after_help = run::EXAMPLES)]
+    Run(RunArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  mquant-export completions bash > ~/.local/share/bash-completion/completions/mquant-export"
@@ -318,21 +327,6 @@ pub struct VerifyFlags {
     /// Write a summary in Markdown, such as a CI system shows it.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Reports")]
     pub markdown: Option<PathBuf>,
-}
-
-/// What runs an artifact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Runtime {
-    /// The real runtime of the format, or where it is not there the reference executor, which is then said.
-    Auto,
-    /// ONNX Runtime.
-    #[value(name = "onnxruntime")]
-    OnnxRuntime,
-    /// llama.cpp, by its server.
-    #[value(name = "llama.cpp")]
-    LlamaCpp,
-    /// The reference executor on what the files hold: slow, exact, no runtime needed.
-    Embedded,
 }
 
 /// How answers are scored.

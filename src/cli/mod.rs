@@ -1,4 +1,4 @@
-//! The command line: raw flags (`args`) become a resolved request (`resolve`), a command runs (`export`, `inspect`, `preprocess`), and whatever
+//! The command line: raw flags (`args`) become a resolved request (`resolve`), a command runs (`export`, `inspect`, `preprocess`, `run`), and whatever
 //! it tells goes out through the one `printer`. Results are on stdout; progress, warnings and errors on stderr.
 //! No conversion, no file format of models and no arithmetic here: that is [`crate::pipeline`] and what lies below it.
 
@@ -14,6 +14,7 @@ mod plan;
 mod preprocess;
 mod printer;
 mod resolve;
+mod run;
 mod verify;
 
 use std::ffi::OsString;
@@ -26,7 +27,7 @@ pub use error::{CliError, ExitStatus};
 use failure::Failure;
 use printer::{Mode, Printer};
 
-/// Version of the JSON objects that only the command line makes (errors, `inspect`, `preprocess`, `--dry-run`, `--dump-ir`).
+/// Version of the JSON objects that only the command line makes (errors, `inspect`, `preprocess`, `run`, `--dry-run`, `--dump-ir`).
 const SCHEMA_VERSION: u32 = 1;
 
 /// Runs the program with the arguments `argv` (the program's name first) and says how it ended. All output is done.
@@ -50,6 +51,7 @@ fn dispatch(args: &Args, printer: &mut Printer) -> Result<ExitStatus, CliError> 
         (Some(Command::Verify(a)), _) => return verify::run(a, printer),
         (Some(Command::Inspect(a)), _) => inspect::run(a, printer)?,
         (Some(Command::Preprocess(a)), _) => preprocess::run(a, printer)?,
+        (Some(Command::Run(a)), _) => run::run(a, printer)?,
         (Some(Command::Completions { shell }), _) => completions(*shell, printer)?,
         (None, Some(a)) => return export::run(a, printer),
         // The parser asks for MODEL when there is no command; help is what is left to say.

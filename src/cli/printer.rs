@@ -106,6 +106,13 @@ impl Printer {
         }
     }
 
+    /// A line about a result, on stderr.
+    pub fn note(&mut self, text: &str) {
+        if !self.mode.quiet {
+            self.line(text);
+        }
+    }
+
     /// An error; returns the exit code it leads to.
     pub fn failure(&mut self, failure: &Failure) -> ExitStatus {
         self.clear_bar();

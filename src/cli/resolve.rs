@@ -2,12 +2,14 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{self, ExportArgs, Form, Format, Ops, PreprocessArgs, Store};
+use super::args::{self, ExportArgs, Form, Format, Ops, PreprocessArgs, RunArgs, Runtime, Store};
 use super::error::CliError;
 use crate::export::gguf::GgufOptions;
 use crate::export::onnx::{self, MsqForm, OnnxOptions, OpSet};
-use crate::pipeline::{self, CalibrationData, ExportRequest, PreprocessRequest};
+use crate::pipeline::{self, CalibrationData, ExportRequest, PreprocessRequest, RunRequest};
 use crate::quantize::recipe::{Method, Recipe};
+use crate::verify::runner::RunnerKind;
+use crate::verify::select::{SelectOptions, Wanted};
 
 /// What the flags of an export ask for.
 ///
@@ -47,6 +49,35 @@ pub fn preprocess(args: &PreprocessArgs) -> PreprocessRequest {
         family_file: args.family_file.clone(),
         out: args.out.clone(),
         force: args.force,
+    }
+}
+
+/// The runtime that a flag asks for.
+pub fn wanted(runtime: Runtime) -> Wanted {
+    match runtime {
+        Runtime::Auto => Wanted::Auto,
+        Runtime::Onnxruntime => Wanted::Kind(RunnerKind::OnnxRuntime),
+        Runtime::LlamaCpp => Wanted::Kind(RunnerKind::LlamaCpp),
+        Runtime::Embedded => Wanted::Kind(RunnerKind::Embedded),
+    }
+}
+
+/// What the flags of `run` ask for.
+pub fn run(args: &RunArgs) -> RunRequest {
+    RunRequest {
+        artifact: args.artifact.clone(),
+        images: args.images.clone(),
+        prompt: args.prompt.clone(),
+        system: args.system.clone(),
+        max_new_tokens: args.max_new_tokens,
+        runtime: wanted(args.runtime),
+        options: SelectOptions {
+            provider: args.provider.clone(),
+            server: args.server.clone(),
+            threads: args.threads,
+            context: None,
+        },
+        family_file: args.family_file.clone(),
     }
 }
 

@@ -3,16 +3,17 @@
 use std::io::Write;
 use std::path::Path;
 
-use super::args::{self, Runtime, VerifyArgs, VerifyFlags};
+use super::args::{self, VerifyArgs, VerifyFlags};
 use super::error::{CliError, ExitStatus};
 use super::export::start_threads;
 use super::format::{count, property, table};
 use super::printer::Printer;
-use crate::pipeline::{self, CalibrationData, RuntimeChoice, RuntimeOptions, VerifyRequest};
+use super::resolve::wanted;
+use crate::pipeline::{self, CalibrationData, VerifyRequest};
 use crate::quantize::recipe::Thresholds;
 use crate::verify::report::{Interval, VerifyReport};
-use crate::verify::runner::RunnerKind;
 use crate::verify::score::Metric;
+use crate::verify::select::{SelectOptions, Wanted};
 
 /// Verifies, writes the reports asked for, and says whether every check passed.
 ///
@@ -42,26 +43,18 @@ fn request(args: &VerifyArgs) -> Result<VerifyRequest, CliError> {
             allow_outside: args.allow_outside,
             limit: how.samples,
         },
-        runtime: how.runtime.map_or(RuntimeChoice::Auto, runtime),
+        runtime: how.runtime.map_or(Wanted::Auto, wanted),
         thresholds: thresholds(how)?,
         metric: how.metric.map(metric),
         max_new_tokens: how.max_new_tokens,
         attribution: how.attribution_samples,
-        options: RuntimeOptions {
+        options: SelectOptions {
             provider: how.provider.clone(),
             server: how.server.clone(),
             threads: args.threads,
+            ..SelectOptions::default()
         },
     })
-}
-
-fn runtime(runtime: Runtime) -> RuntimeChoice {
-    match runtime {
-        Runtime::Auto => RuntimeChoice::Auto,
-        Runtime::OnnxRuntime => RuntimeChoice::Only(RunnerKind::OnnxRuntime),
-        Runtime::LlamaCpp => RuntimeChoice::Only(RunnerKind::LlamaCpp),
-        Runtime::Embedded => RuntimeChoice::Only(RunnerKind::Embedded),
-    }
 }
 
 fn metric(metric: args::Metric) -> Metric {

@@ -78,6 +78,9 @@ pub enum PipelineError {
     /// Writing GGUF files failed.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// An artifact's runtime is not there, or fails.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
     /// The output folder cannot be used.
     #[error("output folder {path}: {reason}", path = .path.display())]
     Output {
@@ -176,9 +179,6 @@ pub enum VerifyError {
         /// Names that are known.
         known: String,
     },
-    /// A model did not run.
-    #[error(transparent)]
-    Runner(#[from] RunnerError),
     /// A file of the artifact that is run has no place in its manifest.
     #[error("{artifact}: the manifest names no {what}; export again with this version", artifact = .artifact.display())]
     Incomplete {
@@ -192,12 +192,6 @@ pub enum VerifyError {
 impl From<VerifyError> for PipelineError {
     fn from(e: VerifyError) -> Self {
         PipelineError::Verify(Box::new(e))
-    }
-}
-
-impl From<RunnerError> for PipelineError {
-    fn from(e: RunnerError) -> Self {
-        VerifyError::from(e).into()
     }
 }
 

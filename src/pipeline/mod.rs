@@ -1,6 +1,6 @@
 //! The pipeline: read, prepare, calibrate, emit, finish, in one temporary folder that is renamed to its final name at the very end. What
 //! one export is asked for is a `request`, what it tells is a `report`, how it speaks on the way is `progress`.
-//! One prompt alone is [`preprocess`]'s business. No arithmetic, no formats and no printing here.
+//! One prompt alone is [`preprocess`]'s business, and [`run`]'s when it is answered. No arithmetic, no formats and no printing here.
 
 mod card;
 mod emit;
@@ -14,6 +14,7 @@ mod preprocess;
 mod progress;
 mod report;
 mod request;
+mod run;
 mod verify;
 
 pub use error::{PipelineError, VerifyError};
@@ -25,4 +26,5 @@ pub use preprocess::{PreprocessReport, PreprocessRequest, preprocess};
 pub use progress::{Progress, Silent, Stage, Warning};
 pub use report::{ExportReport, REPORT_VERSION};
 pub use request::{CalibrationData, ExportRequest, Format};
-pub use verify::{RuntimeChoice, RuntimeOptions, VerifyRequest, verify};
+pub use run::{RunReport, RunRequest, artifact_files, run};
+pub use verify::{VerifyRequest, verify};

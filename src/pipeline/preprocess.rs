@@ -58,7 +58,8 @@ pub fn preprocess(request: &PreprocessRequest) -> Result<PreprocessReport, Pipel
     let library = request.family_file.as_deref().map_or_else(Library::built_in, Library::from_file)?;
     let description = describe(&library, &files)?;
     let preparer = preparer(&files, &description)?;
-    let prepared = preparer.prepare_sample(&sample(request)).map_err(PipelineError::inputs)?;
+    let sample = conversation(&request.images, &request.prompt, request.system.as_deref());
+    let prepared = preparer.prepare_sample(&sample).map_err(PipelineError::inputs)?;
     write(&prepared, request)?;
     let placeholder = description.prompt.image_token_id;
     Ok(PreprocessReport {
@@ -69,13 +70,12 @@ pub fn preprocess(request: &PreprocessRequest) -> Result<PreprocessReport, Pipel
     })
 }
 
-/// The messages, in the form in which data sets hold them.
-fn sample(request: &PreprocessRequest) -> Sample {
-    let text = |text: &String| Content::Text(text.clone());
-    let system = request.system.as_ref();
+/// One message of a user, images before text, and instructions before it where given, in the form in which data sets hold conversations.
+pub(super) fn conversation(images: &[PathBuf], prompt: &str, system: Option<&str>) -> Sample {
+    let text = |text: &str| Content::Text(text.to_string());
     let system = system.map(|s| Message { role: Role::System, content: vec![text(s)], plain: true });
-    let images = request.images.iter().map(|path| Content::Image(ImageSource::File(path.clone())));
-    let content = images.chain([text(&request.prompt)]).collect();
+    let images = images.iter().map(|path| Content::Image(ImageSource::File(path.clone())));
+    let content = images.chain([text(prompt)]).collect();
     let messages = system.into_iter().chain([Message { role: Role::User, content, plain: false }]).collect();
     // The hash tells samples of a data set apart; there is one here.
     Sample {

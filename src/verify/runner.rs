@@ -128,6 +128,11 @@ pub trait Runner {
     /// What it is.
     fn about(&self) -> &About;
 
+    /// What was noticed on the way that a reader of the results must know, one sentence each; about all questions so far.
+    fn notes(&self) -> Vec<String> {
+        vec![]
+    }
+
     /// What the model says to questions, in their order. `done` is told the number of questions answered so far.
     ///
     /// # Errors

@@ -9,5 +9,5 @@ mod request;
 mod run;
 mod summary;
 
-pub use request::{RuntimeChoice, RuntimeOptions, VerifyRequest};
+pub use request::VerifyRequest;
 pub use run::verify;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use crate::pipeline::CalibrationData;
 use crate::quantize::recipe::Thresholds;
-use crate::verify::runner::RunnerKind;
 use crate::verify::score::Metric;
+use crate::verify::select::{SelectOptions, Wanted};
 
 /// One verification.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub struct VerifyRequest {
     pub family_file: Option<PathBuf>,
     /// Evaluation data; images may lie outside its folder and samples be left out as with calibration data.
     pub data: CalibrationData,
-    /// What runs the artifact.
-    pub runtime: RuntimeChoice,
+    /// What runs the artifact; the reference executor stands in for a real runtime that is not there, which the report then says.
+    pub runtime: Wanted,
     /// Thresholds of the command line; those of the artifact's recipe count where these say nothing.
     pub thresholds: Thresholds,
     /// How answers are scored; absent: as the data says, exactly where it does not.
@@ -29,25 +29,5 @@ pub struct VerifyRequest {
     /// Samples on which the difference is attributed; 0 for none.
     pub attribution: usize,
     /// How the real runtime runs.
-    pub options: RuntimeOptions,
-}
-
-/// Which runtime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RuntimeChoice {
-    /// The real runtime of the artifact's format where it is present, the reference executor otherwise, which the report then says.
-    Auto,
-    /// This one or none.
-    Only(RunnerKind),
-}
-
-/// How a real runtime runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeOptions {
-    /// ONNX Runtime's execution provider; absent: the CPU.
-    pub provider: Option<String>,
-    /// Address of a llama-server that runs the artifact's files; absent: one is started.
-    pub server: Option<String>,
-    /// Worker threads; absent: all cores.
-    pub threads: Option<usize>,
+    pub options: SelectOptions,
 }

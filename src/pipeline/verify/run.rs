@@ -3,17 +3,18 @@
 use super::answers::greedy;
 use super::artifact::Files;
 use super::data::{self, Questions, questions, samples, usable, with_images_of, without_images};
-use super::request::{RuntimeChoice, VerifyRequest};
+use super::request::VerifyRequest;
 use super::summary::{self, Answers, decode, expectation};
 use crate::calibrate::Preparer;
 use crate::checkpoint::Checkpoint;
 use crate::family::{CheckpointWeights, Library, Resolved, resolve};
-use crate::graph::{Model, Part};
+use crate::graph::Part;
 use crate::passes::rewrite::RewrittenWeights;
 use crate::pipeline::error::{PipelineError, VerifyError};
 use crate::pipeline::manifest::{Manifest, Tool};
 use crate::pipeline::prepare::preparer;
 use crate::pipeline::progress::{Progress, Stage};
+use crate::pipeline::run::artifact_files;
 use crate::quantize::{Transformed, transform};
 use crate::verify::attribution::{Asked, Subject, attribute};
 use crate::verify::checks;
@@ -21,8 +22,10 @@ use crate::verify::compare::{Alike, SampleDifference, Summary};
 use crate::verify::coordinates::Coordinates;
 use crate::verify::gguf::GgufWeights;
 use crate::verify::model::ModelRunner;
+use crate::verify::onnx::{EmbeddedOnnx, Look, Rounding, Weights};
 use crate::verify::report::{Attribution, Check, Measured, RuntimeAbout, VERIFY_VERSION, VerifyReport};
-use crate::verify::runner::{Distribution, Question, Runner, RunnerKind, Scored, Until};
+use crate::verify::runner::{About, Distribution, Question, Runner, RunnerKind, Scored, Until};
+use crate::verify::select::{self, Wanted};
 use crate::verify::trace::Traced;
 
 /// Pairs of samples whose images are exchanged.
@@ -31,10 +34,13 @@ const SWAPS: usize = 8;
 /// Samples that are asked without their images.
 const TEXT_ONLY: usize = 4;
 
-/// A model that answers and can be looked into.
-pub(super) trait Embedded: Runner + Traced {}
-
-impl<T: Runner + Traced> Embedded for T {}
+/// What the files hold, to be looked into.
+struct Looks<'a> {
+    /// Computed as the files declare.
+    declared: &'a dyn Traced,
+    /// With activations that are not rounded, where the files round any.
+    floating: Option<&'a dyn Traced>,
+}
 
 /// Verifies one artifact.
 ///
@@ -74,20 +80,55 @@ pub fn verify(request: &VerifyRequest, progress: &mut dyn Progress) -> Result<Ve
         questions,
         transformed,
         progress,
+        not_checked: vec![],
     };
+    if left > 0 {
+        run.not_checked.push(format!("{left} samples with images: the artifact has no vision side."));
+    }
+    let runtime = run.runtime()?;
     let weights = CheckpointWeights::new(run.checkpoint, &run.resolved.bindings);
     match &files {
-        Files::Onnx(_) => Err(VerifyError::OnlyImages.into()),
+        Files::Onnx(graphs) => {
+            let kept = if fits(&manifest) { Weights::Keep } else { Weights::Stream };
+            let open = || EmbeddedOnnx::open(&request.artifact, graphs, kept);
+            let (mut embedded, copy) = (open()?, open()?);
+            let width = resolved.description.spec.decoder.width;
+            let (declared, floating) =
+                (Look::new(&copy, Rounding::Declared, width), Look::new(&copy, Rounding::Float, width));
+            let floating = rounds(&manifest).then_some(&floating as &dyn Traced);
+            run.finish(
+                &weights,
+                (&mut embedded, Looks { declared: &declared, floating }),
+                runtime,
+                &different,
+            )
+        }
         Files::Gguf { text, mmproj, plan } => {
             let held = GgufWeights::new(&resolved.model, plan, text, mmproj.as_ref());
-            let mut embedded = ModelRunner::new(
-                &resolved.model,
-                &held,
-                "reference executor on the blocks of the GGUF files",
-            );
-            run.finish(&weights, &mut embedded, None, (different, left))
+            let new = || {
+                ModelRunner::new(&resolved.model, &held, "reference executor on the blocks of the GGUF files")
+            };
+            let (mut embedded, copy) = (new(), new());
+            run.finish(
+                &weights,
+                (&mut embedded, Looks { declared: &copy, floating: None }),
+                runtime,
+                &different,
+            )
         }
     }
+}
+
+/// Bytes of an artifact up to which the interpreter keeps its weights.
+const KEPT_BYTES: u64 = 2 << 30;
+
+fn fits(manifest: &Manifest) -> bool {
+    manifest.files.iter().map(|f| f.bytes).sum::<u64>() <= KEPT_BYTES
+}
+
+/// Whether the files round activations.
+fn rounds(manifest: &Manifest) -> bool {
+    manifest.linears.iter().any(|l| l.form == "int8-gemm")
 }
 
 /// The files are those that the manifest names.
@@ -119,6 +160,8 @@ struct Run<'a> {
     questions: Questions,
     transformed: Transformed,
     progress: &'a mut dyn Progress,
+    /// What was left out, in sentences.
+    not_checked: Vec<String>,
 }
 
 /// What was said.
@@ -134,32 +177,75 @@ impl<'a> Run<'a> {
         Until { max_new: self.request.max_new_tokens, stop: &self.resolved.description.prompt.eos_token_ids }
     }
 
-    /// Asks, measures, checks, attributes. `floating` is the artifact without rounding of activations, where it rounds any.
+    /// The real runtime, unless the reference executor was asked for or has to stand in.
+    fn runtime(&mut self) -> Result<Option<Box<dyn Runner>>, PipelineError> {
+        let files = artifact_files(&self.request.artifact, self.manifest)?;
+        let (wanted, mut options) = (self.request.runtime, self.request.options.clone());
+        let kind = select::kind(&files, wanted, &options)?;
+        if kind == RunnerKind::Embedded {
+            self.not_checked
+                .push("No real runtime: --runtime embedded asked for the reference executor.".into());
+            return Ok(None);
+        }
+        options.context = Some(self.longest());
+        match select::available(kind, &options) {
+            Ok(()) => Ok(Some(select::runner(&files, wanted, &options)?)),
+            Err(e) if wanted == Wanted::Auto => {
+                let what = e.to_string().replace("\nhint: ", "; ");
+                self.not_checked.push(format!("How the files run in {}: {what}.", kind.name()));
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Tokens of the longest prompt with its answer.
+    fn longest(&self) -> usize {
+        let longest = self.questions.artifact.iter().map(|q| q.prompt.input_ids.len()).max().unwrap_or(0);
+        longest + self.request.max_new_tokens
+    }
+
+    /// Asks, measures, checks, attributes. `embedded` answers and `looks` is looked into, where no real runtime answers or beside it.
     fn finish(
         &mut self,
         weights: &CheckpointWeights<'_>,
-        embedded: &mut dyn Embedded,
-        floating: Option<&dyn Traced>,
-        (different, left): (Vec<String>, usize),
+        (embedded, looks): (&mut dyn Runner, Looks<'_>),
+        mut runtime: Option<Box<dyn Runner>>,
+        different: &[String],
     ) -> Result<VerifyReport, PipelineError> {
         let mut reference =
             ModelRunner::new(&self.resolved.model, weights, "reference executor on the checkpoint");
         let truth = self.ask_reference(&mut reference)?;
-        let said = self.ask_artifact(embedded, truth)?;
+        let real = runtime.is_some();
+        let runner: &mut dyn Runner = match &mut runtime {
+            Some(runtime) => runtime.as_mut(),
+            None => &mut *embedded,
+        };
+        let said = self.ask_artifact(runner, truth)?;
         let measured = self.measure(&said);
         let limits = self.request.thresholds.or(self.manifest.recipe.verify);
         let mut checks = checks::thresholds(&limits, &measured);
-        checks.push(checks::configuration(&different));
+        checks.push(checks::configuration(different));
         checks.push(self.preprocessing());
         checks.push(checks::finite(&said.differences));
-        checks.extend(self.sanity(&mut reference, embedded, &said)?);
+        self.progress.begin(Stage::Sanity, 2);
+        checks.push(self.image_swap(&mut reference, runner, &said)?);
+        checks.push(checks::degenerate(said.answers.iter().map(|a| (&a.float[..], &a.own[..]))));
+        self.progress.at(1, "images exchanged");
+        let about = runner.about().clone();
+        checks.push(match &mut runtime {
+            Some(runtime) => self.text_only(embedded, runtime.as_mut())?,
+            None => checks::text_only(None, 0),
+        });
+        self.progress.at(2, "no images");
+        self.progress.end();
         let attribution = match self.request.attribution {
             0 => None,
-            n => Some(self.attribute((&reference, weights), embedded, floating, &said, n)?),
+            n => Some(self.attribute((&reference, weights), looks, (&said, real), n)?),
         };
         // Failed ones first; otherwise as they come.
         checks.sort_by_key(|c| c.passed);
-        self.report(embedded, said, measured, checks, attribution, left)
+        self.report(about, said, measured, checks, attribution)
     }
 
     /// What the float model answers and how sure it is of it.
@@ -178,7 +264,7 @@ impl<'a> Run<'a> {
     }
 
     /// What the artifact says to the float model's answers, and what it answers where that is something else.
-    fn ask_artifact(&mut self, runner: &mut dyn Embedded, truth: Vec<Scored>) -> Result<Said, PipelineError> {
+    fn ask_artifact(&mut self, runner: &mut dyn Runner, truth: Vec<Scored>) -> Result<Said, PipelineError> {
         let until = self.until();
         let Self { questions, progress, .. } = self;
         progress.begin(Stage::Artifact, questions.artifact.len() as u64);
@@ -248,27 +334,11 @@ impl<'a> Run<'a> {
         checks::preprocessing(ids, pixels.fold(0.0, f64::max), self.questions.reference.len())
     }
 
-    fn sanity(
-        &mut self,
-        reference: &mut ModelRunner<'_>,
-        runner: &mut dyn Embedded,
-        said: &Said,
-    ) -> Result<Vec<Check>, PipelineError> {
-        self.progress.begin(Stage::Sanity, 2);
-        let swap = self.image_swap(reference, runner, said)?;
-        self.progress.at(1, "images exchanged");
-        let pairs = said.answers.iter().map(|a| (&a.float[..], &a.own[..]));
-        let degenerate = checks::degenerate(pairs);
-        self.progress.at(2, "no images");
-        self.progress.end();
-        Ok(vec![swap, degenerate])
-    }
-
     /// The same questions with images of another sample, to both models.
     fn image_swap(
         &self,
         reference: &mut ModelRunner<'_>,
-        runner: &mut dyn Embedded,
+        runner: &mut dyn Runner,
         said: &Said,
     ) -> Result<Check, PipelineError> {
         let count = self.questions.reference.len();
@@ -303,13 +373,7 @@ impl<'a> Run<'a> {
     }
 
     /// Prompts without images: the runtime, which has the vision files at hand, against the text files alone.
-    #[allow(dead_code)]
-    fn text_only(
-        &self,
-        embedded: &mut dyn Embedded,
-        runtime: Option<&mut dyn Runner>,
-    ) -> Result<Check, PipelineError> {
-        let Some(runtime) = runtime else { return Ok(checks::text_only(None, 0)) };
+    fn text_only(&self, embedded: &mut dyn Runner, runtime: &mut dyn Runner) -> Result<Check, PipelineError> {
         let samples = self.questions.artifact.iter().take(TEXT_ONLY).map(|q| without_images(&q.sample));
         let questions =
             samples.map(|s| data::question(&self.preparers.artifact, &s)).collect::<Result<Vec<_>, _>>()?;
@@ -321,9 +385,8 @@ impl<'a> Run<'a> {
     fn attribute(
         &mut self,
         (reference, weights): (&ModelRunner<'_>, &CheckpointWeights<'_>),
-        embedded: &dyn Embedded,
-        floating: Option<&dyn Traced>,
-        said: &Said,
+        looks: Looks<'_>,
+        (said, real): (&Said, bool),
         count: usize,
     ) -> Result<Attribution, PipelineError> {
         let rewritten = RewrittenWeights::new(weights, &self.transformed.rewrites);
@@ -334,8 +397,8 @@ impl<'a> Run<'a> {
         let subject = Subject {
             reference,
             structure: changed.then_some(&structure as &dyn Traced),
-            artifact: &Look(embedded),
-            weights_only: floating,
+            artifact: looks.declared,
+            weights_only: looks.floating,
             vision: &vision,
             decoder: &decoder,
             image_token_id: self.resolved.description.prompt.image_token_id,
@@ -347,7 +410,7 @@ impl<'a> Run<'a> {
                 reference: &self.questions.reference[i],
                 artifact: &self.questions.artifact[i],
                 truth: &said.truth[i],
-                runtime: None,
+                runtime: real.then_some(&said.artifact[i]),
             })
             .collect();
         let manifest = self.manifest;
@@ -362,19 +425,17 @@ impl<'a> Run<'a> {
 
     fn report(
         &self,
-        runner: &dyn Embedded,
+        about: About,
         said: Said,
         measured: Measured,
         checks: Vec<Check>,
         attribution: Option<Attribution>,
-        left: usize,
     ) -> Result<VerifyReport, PipelineError> {
         let tool = Tool::this();
-        let about = runner.about();
-        let mut not_checked = vec![];
-        if left > 0 {
-            not_checked.push(format!("{left} samples with images: the artifact has no vision side."));
-        }
+        let top = said.artifact.iter().flat_map(|s| &s.rows).find_map(|r| match r {
+            Distribution::Top(top) => Some(top.len()),
+            Distribution::Full(_) => None,
+        });
         Ok(VerifyReport {
             schema_version: VERIFY_VERSION,
             passed: checks.iter().all(|c| c.passed),
@@ -384,11 +445,11 @@ impl<'a> Run<'a> {
             data: summary::data(self.request, &self.questions)?,
             runtime: RuntimeAbout {
                 runner: about.kind,
-                version: about.version.clone(),
-                detail: about.detail.clone(),
+                version: about.version,
+                detail: about.detail,
                 runtime_checked: about.kind != RunnerKind::Embedded,
-                not_checked,
-                top_tokens: None,
+                not_checked: self.not_checked.clone(),
+                top_tokens: top,
             },
             checks,
             measured,
@@ -403,35 +464,3 @@ impl<'a> Run<'a> {
         })
     }
 }
-
-/// Looks into a runner that is also used otherwise.
-struct Look<'a>(&'a dyn Embedded);
-
-impl Traced for Look<'_> {
-    fn vision(
-        &self,
-        question: &Question,
-        tap: crate::verify::trace::TraceTap<'_>,
-    ) -> Result<crate::verify::trace::Features, crate::verify::runner::RunnerError> {
-        self.0.vision(question, tap)
-    }
-
-    fn decoder(
-        &self,
-        question: &Question,
-        features: &crate::verify::trace::Features,
-        tap: crate::verify::trace::TraceTap<'_>,
-    ) -> Result<Vec<Distribution>, crate::verify::runner::RunnerError> {
-        self.0.decoder(question, features, tap)
-    }
-}
-
-/// Reserved for the choice of the runtime.
-#[allow(dead_code)]
-fn choice(request: &VerifyRequest) -> RuntimeChoice {
-    request.runtime
-}
-
-/// The model that is verified.
-#[allow(dead_code)]
-type Verified = Model;

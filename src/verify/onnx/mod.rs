@@ -8,6 +8,7 @@ mod array;
 mod embedded;
 mod error;
 mod graph;
+mod look;
 mod node;
 mod ops;
 mod program;
@@ -18,6 +19,7 @@ pub use array::Array;
 pub use embedded::{EmbeddedOnnx, Prefill, PrefillOptions};
 pub use error::{Fault, OnnxRunError};
 pub use graph::{Axis, OnnxGraph, Port, Weights};
+pub use look::Look;
 pub use value::{Element, Value};
 
 /// Whether activations are rounded to codes.
