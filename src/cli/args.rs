@@ -160,6 +160,18 @@ pub struct ExportArgs {
     #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 
+    /// Verify the artifact when it is made, on the samples of --data.
+    #[arg(long, requires = "data", conflicts_with_all = ["dry_run", "explain", "dump_ir"], help_heading = "Verification")]
+    pub verify: bool,
+
+    /// Evaluation samples, in the formats of --calibration; none of its samples.
+    #[arg(long, value_name = "FILE", requires = "verify", value_hint = clap::ValueHint::FilePath, help_heading = "Verification")]
+    pub data: Option<PathBuf>,
+
+    /// How it is verified.
+    #[command(flatten)]
+    pub how: VerifyFlags,
+
     /// Print what would be done and stop.
     #[arg(long, help_heading = "Look first")]
     pub dry_run: bool,
@@ -312,13 +324,13 @@ pub struct VerifyFlags {
     #[arg(long, value_name = "N", value_parser = positive, help_heading = "Verification")]
     pub samples: Option<usize>,
 
-    /// Most tokens of an answer.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = positive, help_heading = "Verification")]
-    pub max_new_tokens: usize,
+    /// Most tokens of an answer [default: 64].
+    #[arg(long, value_name = "N", value_parser = positive, help_heading = "Verification")]
+    pub max_new_tokens: Option<usize>,
 
-    /// Samples on which the difference is split into its causes; 0 for none.
-    #[arg(long, value_name = "N", default_value = "16", help_heading = "Verification")]
-    pub attribution_samples: usize,
+    /// Samples on which the difference is split into its causes; 0 for none [default: 16].
+    #[arg(long, value_name = "N", help_heading = "Verification")]
+    pub attribution_samples: Option<usize>,
 
     /// Write the report as one page to look at.
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, help_heading = "Reports")]

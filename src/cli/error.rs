@@ -98,6 +98,15 @@ pub enum CliError {
         /// Which, and what is expected.
         problem: String,
     },
+    /// A flag of a verification that was not asked for.
+    #[error("--{flag} without --verify: nothing is verified then; add --verify --data FILE, or leave it out")]
+    WithoutVerify {
+        /// Without dashes.
+        flag: &'static str,
+    },
+    /// The page could not be made: a fault of this program.
+    #[error("internal: the page of the report could not be made")]
+    Page(#[source] crate::verify::page::PageError),
     /// A report that was asked for cannot be written.
     #[error("the report {path} cannot be written", path = .path.display())]
     Report {
@@ -120,7 +129,7 @@ impl CliError {
         let user = match self {
             CliError::Pipeline(e) => e.is_user_error(),
             CliError::Recipe(e) => e.is_user_error(),
-            CliError::Json(_) => false,
+            CliError::Json(_) | CliError::Page(_) => false,
             _ => true,
         };
         if user { ExitStatus::UserError } else { ExitStatus::InternalError }

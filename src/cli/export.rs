@@ -12,37 +12,64 @@ use super::format::{bytes, count, percent, plural, property};
 use super::plan::PlanSeen;
 use super::printer::Printer;
 use super::resolve::resolve;
+use super::verify;
+use super::verify_text;
 use crate::checkpoint::Checkpoint;
 use crate::family::{self, Library, Resolved};
 use crate::graph;
 use crate::pipeline::{self, ExportReport};
+use crate::verify::report::VerifyReport;
 
 /// Runs the export, or the preview asked for.
 ///
 /// # Errors
 /// [`CliError`] of the step that fails.
 pub fn run(args: &ExportArgs, printer: &mut Printer) -> Result<ExitStatus, CliError> {
+    verify::refuse_without(args)?;
     start_threads(args.threads)?;
-    preview_or_export(args, printer)?;
-    Ok(ExitStatus::Success)
-}
-
-fn preview_or_export(args: &ExportArgs, printer: &mut Printer) -> Result<(), CliError> {
     if args.dump_ir {
-        return dump_ir(args, printer);
+        return dump_ir(args, printer).map(|()| ExitStatus::Success);
     }
     let request = resolve(args)?;
     if args.dry_run {
         let plan = pipeline::plan(&request)?;
-        return printer.result(&PlanSeen::new(&request, plan), PlanSeen::lines);
+        printer.result(&PlanSeen::new(&request, plan), PlanSeen::lines)?;
+        return Ok(ExitStatus::Success);
     }
     if let Some(role) = &args.explain {
         let explanation = pipeline::explain(&request, role, printer)?;
-        return printer.result(&explanation, explain::lines);
+        printer.result(&explanation, explain::lines)?;
+        return Ok(ExitStatus::Success);
     }
-    let report = pipeline::export(&request, printer)?;
+    let export = pipeline::export(&request, printer)?;
+    let verification = match &args.data {
+        Some(data) => Some(verify::behind_export(args, &export.artifact, data, printer)?),
+        None => None,
+    };
     printer.finish_warnings();
-    printer.result(&report, report_lines)
+    let made = Made { export, verification };
+    printer.result(&made, Made::lines)?;
+    Ok(made.verification.as_ref().map_or(ExitStatus::Success, verify::status))
+}
+
+/// What was made, and how close it is where that was asked for.
+#[derive(Serialize)]
+struct Made {
+    #[serde(flatten)]
+    export: ExportReport,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification: Option<VerifyReport>,
+}
+
+impl Made {
+    fn lines(&self) -> Vec<String> {
+        let mut lines = report_lines(&self.export);
+        if let Some(report) = &self.verification {
+            lines.push(String::new());
+            lines.extend(verify_text::lines(report));
+        }
+        lines
+    }
 }
 
 /// Opens and describes a checkpoint for showing it.

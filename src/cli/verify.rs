@@ -1,17 +1,19 @@
 //! `verify`: how close an exported folder is to its checkpoint, told, written as reports, and turned into the exit code.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::args::{self, VerifyArgs, VerifyFlags};
+use super::args::{self, ExportArgs, VerifyArgs, VerifyFlags};
 use super::error::{CliError, ExitStatus};
 use super::export::start_threads;
-use super::format::{count, property, table};
 use super::printer::Printer;
 use super::resolve::wanted;
+use super::verify_text;
 use crate::pipeline::{self, CalibrationData, VerifyRequest};
 use crate::quantize::recipe::Thresholds;
-use crate::verify::report::{Interval, VerifyReport};
+use crate::verify::markdown::markdown;
+use crate::verify::page;
+use crate::verify::report::VerifyReport;
 use crate::verify::score::Metric;
 use crate::verify::select::{SelectOptions, Wanted};
 
@@ -21,37 +23,113 @@ use crate::verify::select::{SelectOptions, Wanted};
 /// [`CliError`] when the verification came to no result or a report cannot be written.
 pub fn run(args: &VerifyArgs, printer: &mut Printer) -> Result<ExitStatus, CliError> {
     start_threads(args.threads)?;
-    let request = request(args)?;
-    let report = pipeline::verify(&request, printer)?;
-    let json = serde_json::to_string_pretty(&report).map_err(CliError::Json)? + "\n";
-    if let Some(path) = args.json.as_deref().filter(|p| *p != Path::new("-")) {
-        write(path, json.as_bytes())?;
-    }
-    printer.result(&report, lines)?;
-    Ok(if report.passed { ExitStatus::Success } else { ExitStatus::VerificationFailed })
-}
-
-/// What the flags ask for.
-fn request(args: &VerifyArgs) -> Result<VerifyRequest, CliError> {
-    let how = &args.how;
-    Ok(VerifyRequest {
+    let request = VerifyRequest {
         artifact: args.artifact.clone(),
         reference: args.reference.clone(),
         family_file: args.family_file.clone(),
-        data: CalibrationData {
-            path: args.data.clone(),
-            allow_outside: args.allow_outside,
-            limit: how.samples,
-        },
+        data: CalibrationData { path: args.data.clone(), allow_outside: args.allow_outside, limit: None },
+        ..request(&args.how, args.threads)?
+    };
+    let report = verified(&request, &args.how, printer)?;
+    if let Some(path) = args.json.as_deref().filter(|p| *p != Path::new("-")) {
+        let json = serde_json::to_string_pretty(&report).map_err(CliError::Json)? + "\n";
+        write(path, json.as_bytes())?;
+    }
+    printer.result(&report, verify_text::lines)?;
+    Ok(status(&report))
+}
+
+/// Verifies what `export` made of a checkpoint, by the flags of the export.
+///
+/// # Errors
+/// As [`run`].
+pub fn behind_export(
+    args: &ExportArgs,
+    artifact: &Path,
+    data: &Path,
+    printer: &mut Printer,
+) -> Result<VerifyReport, CliError> {
+    let request = VerifyRequest {
+        artifact: artifact.to_path_buf(),
+        reference: args.model.clone(),
+        family_file: args.family_file.clone(),
+        data: CalibrationData { path: data.to_path_buf(), allow_outside: args.allow_outside, limit: None },
+        ..request(&args.how, args.threads)?
+    };
+    verified(&request, &args.how, printer)
+}
+
+/// Flags of a verification that were given to an export without one are a mistake.
+///
+/// # Errors
+/// [`CliError::WithoutVerify`].
+pub fn refuse_without(args: &ExportArgs) -> Result<(), CliError> {
+    let how = &args.how;
+    let given = [
+        ("runtime", how.runtime.is_some()),
+        ("provider", how.provider.is_some()),
+        ("server", how.server.is_some()),
+        ("max-kld", how.max_kld.is_some()),
+        ("min-top1", how.min_top1.is_some()),
+        ("max-flips", how.max_flips.is_some()),
+        ("max-accuracy-drop", how.max_accuracy_drop.is_some()),
+        ("metric", how.metric.is_some()),
+        ("samples", how.samples.is_some()),
+        ("max-new-tokens", how.max_new_tokens.is_some()),
+        ("attribution-samples", how.attribution_samples.is_some()),
+        ("html", how.html.is_some()),
+        ("markdown", how.markdown.is_some()),
+    ];
+    match given.into_iter().find(|(_, given)| *given && !args.verify) {
+        Some((flag, _)) => Err(CliError::WithoutVerify { flag }),
+        None => Ok(()),
+    }
+}
+
+/// The exit code of a verification that came to a result.
+pub fn status(report: &VerifyReport) -> ExitStatus {
+    if report.passed { ExitStatus::Success } else { ExitStatus::VerificationFailed }
+}
+
+/// Verifies and writes the reports that both commands can be asked for.
+fn verified(
+    request: &VerifyRequest,
+    how: &VerifyFlags,
+    printer: &mut Printer,
+) -> Result<VerifyReport, CliError> {
+    let report = pipeline::verify(request, printer)?;
+    if let Some(path) = &how.html {
+        write(path, page::html(&report).map_err(CliError::Page)?.as_bytes())?;
+    }
+    if let Some(path) = &how.markdown {
+        write(path, markdown(&report).as_bytes())?;
+    }
+    Ok(report)
+}
+
+/// Most tokens of an answer, where no flag says so.
+const MAX_NEW_TOKENS: usize = 64;
+
+/// Samples on which the difference is attributed, where no flag says so.
+const ATTRIBUTION: usize = 16;
+
+/// What the flags that both commands have ask for; what is verified is still empty.
+fn request(how: &VerifyFlags, threads: Option<usize>) -> Result<VerifyRequest, CliError> {
+    Ok(VerifyRequest {
+        artifact: PathBuf::new(),
+        reference: PathBuf::new(),
+        family_file: None,
+        data: CalibrationData { path: PathBuf::new(), allow_outside: false, limit: None },
+        samples: how.samples,
         runtime: how.runtime.map_or(Wanted::Auto, wanted),
         thresholds: thresholds(how)?,
         metric: how.metric.map(metric),
-        max_new_tokens: how.max_new_tokens,
-        attribution: how.attribution_samples,
+        max_new_tokens: how.max_new_tokens.unwrap_or(MAX_NEW_TOKENS),
+        attribution: how.attribution_samples.unwrap_or(ATTRIBUTION),
         options: SelectOptions {
             provider: how.provider.clone(),
             server: how.server.clone(),
-            threads: args.threads,
+            threads,
             ..SelectOptions::default()
         },
     })
@@ -100,71 +178,4 @@ fn share(path: &Path) {
     }
     #[cfg(not(unix))]
     let _ = path;
-}
-
-/// For people, the verdict last.
-fn lines(r: &VerifyReport) -> Vec<String> {
-    let share =
-        |i: &Interval| format!("{:.2} % ({:.2} - {:.2})", 100.0 * i.value, 100.0 * i.low, 100.0 * i.high);
-    let nats = |i: &Interval| format!("{:.1e} ({:.1e} - {:.1e})", i.value, i.low, i.high);
-    let m = &r.measured;
-    let runtime = match r.runtime.runtime_checked {
-        true => format!("{} {}", r.runtime.runner.name(), r.runtime.version),
-        false => format!("none; {}", r.runtime.detail),
-    };
-    let mut lines = vec![
-        property("artifact", format!("{} ({}, {})", r.artifact.name, r.artifact.format, r.artifact.recipe)),
-        property("runtime", runtime),
-        property(
-            "samples",
-            format!("{}, {} with images", count(r.data.samples as u64), count(r.data.with_images as u64)),
-        ),
-        property(
-            "divergence",
-            format!(
-                "{} nats; median {:.1e}, 99 % {:.1e}",
-                nats(&m.kld_mean),
-                m.kld_median.value,
-                m.kld_p99.value
-            ),
-        ),
-        property("best token", format!("{} the same", share(&m.top1))),
-        property("answers", format!("{} changed", share(&m.flips))),
-    ];
-    if let (Some(float), Some(own)) = (&m.accuracy_float, &m.accuracy) {
-        lines.push(property(
-            &format!("{} score", r.data.metric),
-            format!("{}, float {}", share(own), share(float)),
-        ));
-    }
-    if let Some(a) = &r.attribution {
-        lines.push(String::new());
-        let rows: Vec<Vec<String>> = a
-            .causes
-            .iter()
-            .map(|c| vec![c.name.clone(), c.kld.map_or("-".into(), |k| format!("{k:.1e}")), c.text.clone()])
-            .collect();
-        lines.extend(table(&rows, &[1]));
-        for c in &a.components {
-            lines.push(property(&c.component, format!("{:.1e} nats alone", c.kld)));
-        }
-        for l in &a.linears {
-            lines.push(format!(
-                "{}: error {:.2} %{}. {}",
-                l.role,
-                100.0 * l.error,
-                l.expected.map_or(String::new(), |e| format!(", expected {:.2} %", 100.0 * e)),
-                l.advice
-            ));
-        }
-    }
-    lines.push(String::new());
-    for c in &r.checks {
-        lines.push(format!("{} {}: {}", if c.passed { "pass" } else { "FAIL" }, c.name, c.text));
-    }
-    for text in &r.runtime.not_checked {
-        lines.push(format!("not checked: {text}"));
-    }
-    lines.push(if r.passed { "PASSED".into() } else { "FAILED".into() });
-    lines
 }

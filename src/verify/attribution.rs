@@ -312,7 +312,7 @@ fn worst<'n>(
             advice: advice(error, known),
         }
     };
-    let mut found: Vec<LinearGap> = linears.map(gap).collect();
+    let mut found: Vec<LinearGap> = linears.filter(|(_, error)| *error > ROUNDING).map(gap).collect();
     // Surprise before size: an error that the export did not foresee is a fault, a large one that it did is a choice.
     let surprise = |g: &LinearGap| g.error / g.expected.unwrap_or(g.error).max(FORESEEN);
     let rank = |g: &LinearGap| (surprise(g) > SURPRISE, g.error);
@@ -323,6 +323,9 @@ fn worst<'n>(
     found.truncate(WORST_LINEARS);
     found
 }
+
+/// Errors up to this are rounding of f32 and half precision, and nothing that anyone would mend.
+const ROUNDING: f64 = 1e-3;
 
 /// Errors below this are foreseen for any linear: rounding of activations to 8 bits alone gives about one percent.
 const FORESEEN: f64 = 0.01;

@@ -5,6 +5,7 @@ pub mod agreement;
 pub mod bad;
 pub mod bad_gguf;
 pub mod case;
+pub mod damage;
 pub mod eval;
 pub mod folder;
 pub mod gguf;

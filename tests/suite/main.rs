@@ -37,4 +37,5 @@ mod rotation;
 mod schemas;
 mod sizes;
 mod trained;
+mod verify;
 mod w4a8;

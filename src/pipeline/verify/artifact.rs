@@ -59,7 +59,8 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// What prepares prompts for these files: their own, or where they have none the checkpoint's.
+    /// What prepares prompts for these files: their own, or where they have none the checkpoint's. Files that do not fit together are an error here; what differs in them
+    /// is told by [`differences`](Self::differences).
     pub fn preparer(
         &self,
         dir: &Path,

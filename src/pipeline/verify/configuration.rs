@@ -27,11 +27,17 @@ pub(super) fn of_onnx(
     let own = SideFiles::open(dir)?;
     let mut found = Vec::new();
     let made = generated(manifest, description);
+    // Files that belong to the model; what people write about it, such as README.md, is another one in the artifact.
+    let inputs = checkpoint.input_files();
+    let inputs: Vec<_> = inputs.iter().filter_map(|p| p.file_name()).collect();
     for file in &manifest.files {
         let name = file.name.as_str();
         if let Some((_, expected)) = made.iter().find(|(made, _)| *made == name) {
             let stored = own.json(name)?.unwrap_or(Json::Null);
             found.extend(told(name, differences(&stored, expected)));
+            continue;
+        }
+        if !inputs.iter().any(|i| *i == name) {
             continue;
         }
         // Files that the export made of others, such as tokenizer.json of another format, have no counterpart.

@@ -16,8 +16,10 @@ pub struct VerifyRequest {
     pub reference: PathBuf,
     /// The user's family file instead of the built-in ones.
     pub family_file: Option<PathBuf>,
-    /// Evaluation data; images may lie outside its folder and samples be left out as with calibration data.
+    /// Evaluation data; images may lie outside its folder and its limit is not looked at.
     pub data: CalibrationData,
+    /// Use only the first samples of it; absent: all.
+    pub samples: Option<usize>,
     /// What runs the artifact; the reference executor stands in for a real runtime that is not there, which the report then says.
     pub runtime: Wanted,
     /// Thresholds of the command line; those of the artifact's recipe count where these say nothing.

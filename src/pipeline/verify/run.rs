@@ -59,13 +59,23 @@ pub fn verify(request: &VerifyRequest, progress: &mut dyn Progress) -> Result<Ve
     }
     let files = Files::open(&request.artifact, &manifest, &resolved.description)?;
     let (samples, left) = usable(samples(request, &manifest)?, files.shows_images())?;
-    let described = (&checkpoint, &resolved.description);
-    let preparers = Preparers {
-        reference: preparer(checkpoint.files(), &resolved.description)?,
-        artifact: files.preparer(&request.artifact, &library, described)?,
+    let mut different = files.differences(&request.artifact, &manifest, &checkpoint, &resolved)?;
+    let own = |files: &Files<'_>| {
+        let described = (&checkpoint, &resolved.description);
+        files.preparer(&request.artifact, &library, described)
     };
+    let reference = || preparer(checkpoint.files(), &resolved.description);
+    let artifact = match own(&files) {
+        // Files that make no prompts are a finding where it is known what is wrong with them: the rest is verified with the checkpoint's.
+        Err(e) if !different.is_empty() => {
+            different
+                .push(format!("no prompt can be made with them ({e}), so that the checkpoint's were used"));
+            reference()?
+        }
+        found => found?,
+    };
+    let preparers = Preparers { reference: reference()?, artifact };
     let questions = questions(request, &samples, &preparers.reference, &preparers.artifact)?;
-    let different = files.differences(&request.artifact, &manifest, &checkpoint, &resolved)?;
     progress.at(1, "hashes, configuration, data");
     progress.end();
     let target = files.target(&resolved.description)?;

@@ -81,7 +81,9 @@ pub(super) fn expectation(manifest: &Manifest, role: &str) -> Option<Expectation
     let rounding = linear.rounding.map_or(0.0, |r| r.error);
     let error = chosen.map_or(rounding, |c| c.error.max(rounding));
     let candidates = decision.into_iter().flat_map(|d| &d.candidates);
-    let better = candidates.filter(|c| c.error < error).min_by(|a, b| a.error.total_cmp(&b.error));
+    let better = candidates
+        .filter(|c| chosen.is_some_and(|chosen| c.error < chosen.error))
+        .min_by(|a, b| a.error.total_cmp(&b.error));
     let activations = serde_json::to_value(linear.activations);
     let activations = activations.ok().and_then(|a| a.as_str().map(String::from)).unwrap_or_default();
     let better = better.map(|c| {
