@@ -4,5 +4,8 @@
 //! A [`runner::Runner`] answers [`runner::Question`]s; [`report`] is what is told in the end. Which folder is an artifact, what its manifest says and
 //! where files lie is the business of [`crate::pipeline`].
 
+pub mod markdown;
+pub mod page;
 pub mod report;
 pub mod runner;
+pub mod words;

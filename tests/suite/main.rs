@@ -28,6 +28,7 @@ mod memory;
 mod online;
 mod onnx;
 mod ops;
+mod page;
 mod passes;
 mod planted;
 mod presets;
