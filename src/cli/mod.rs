@@ -14,6 +14,7 @@ mod plan;
 mod preprocess;
 mod printer;
 mod resolve;
+pub mod verify_text;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -43,6 +43,11 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// A number of things with its noun: `1 row`, `2 rows`.
+pub fn plural(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
 /// What a number is a number of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
@@ -50,6 +55,8 @@ pub enum Unit {
     Plain,
     /// A share of 1, told in percent.
     Share,
+    /// A difference of shares, told in percentage points.
+    Points,
 }
 
 impl Unit {
@@ -58,12 +65,29 @@ impl Unit {
         match self {
             Unit::Plain => number(x),
             Unit::Share => percent(x),
+            Unit::Points => percent(x).replace('%', "points"),
         }
     }
 
-    /// The ends of an interval.
+    /// A number that somebody chose, without zeros at its end.
+    pub fn chosen(self, x: f64) -> String {
+        let told = self.tell(x);
+        let (digits, unit) = told.split_once(' ').map_or((told.as_str(), ""), |(d, u)| (d, u));
+        let (mantissa, power) = digits.split_once('e').map_or((digits, None), |(m, p)| (m, Some(p)));
+        let short = if mantissa.contains('.') {
+            mantissa.trim_end_matches('0').trim_end_matches('.')
+        } else {
+            mantissa
+        };
+        let power = power.map_or_else(String::new, |p| format!("e{p}"));
+        let unit = if unit == "points" && short == "1" { "point" } else { unit };
+        format!("{short}{power} {unit}").trim_end().to_string()
+    }
+
+    /// The ends of an interval; a unit stands once.
     pub fn ends(self, i: &Interval) -> String {
-        format!("{} to {}", self.tell(i.low), self.tell(i.high))
+        let (low, high) = (self.tell(i.low), self.tell(i.high));
+        format!("{} to {high}", low.trim_end_matches(" %"))
     }
 
     /// A number with its interval.
@@ -79,8 +103,8 @@ pub fn check_title(name: &str) -> &str {
         "min_top1" => "Same next token (top-1)",
         "max_flips" => "Changed answers (flips)",
         "max_accuracy_drop" => "Accuracy drop",
-        "image_swap" => "Another image, another answer",
-        "degenerate" => "No degenerate output",
+        "image_swap" => "Image changes the answer",
+        "degenerate" => "Degenerate output",
         "text_only" => "Text-only prompts",
         "configuration" => "Configuration",
         "preprocessing" => "Preprocessing",
@@ -92,7 +116,8 @@ pub fn check_title(name: &str) -> &str {
 /// Unit of a check's numbers.
 pub fn check_unit(name: &str) -> Unit {
     match name {
-        "min_top1" | "max_flips" | "max_accuracy_drop" => Unit::Share,
+        "min_top1" | "max_flips" => Unit::Share,
+        "max_accuracy_drop" => Unit::Points,
         _ => Unit::Plain,
     }
 }
@@ -105,7 +130,7 @@ pub fn check_measured(check: &Check) -> String {
 /// A check's limit with its direction, or nothing.
 pub fn check_limit(check: &Check) -> String {
     let Some(limit) = check.limit else { return String::new() };
-    let limit = check_unit(&check.name).tell(limit);
+    let limit = check_unit(&check.name).chosen(limit);
     match check.name.split('_').next() {
         Some("min") => format!("at least {limit}"),
         Some("max") => format!("at most {limit}"),
@@ -251,8 +276,22 @@ mod tests {
         ];
         let found: Vec<String> = numbers.into_iter().map(number).collect();
         let expected = [
-            "0", "1.00", "0.100", "0.100", "0.0123", "0.00100", "3.00e-4", "3.00e-7", "10.0", "12.3", "100", "1234",
-            "2.00e6", "-0.250", "not a number", "infinite",
+            "0",
+            "1.00",
+            "0.100",
+            "0.100",
+            "0.0123",
+            "0.00100",
+            "3.00e-4",
+            "3.00e-7",
+            "10.0",
+            "12.3",
+            "100",
+            "1234",
+            "2.00e6",
+            "-0.250",
+            "not a number",
+            "infinite",
         ];
         assert_eq!(found, expected);
     }
@@ -275,18 +314,37 @@ mod tests {
         };
         assert_eq!(
             failure(&check),
-            "Same next token (top-1): 90.0 %, allowed is at least 99.0 %. The decoder is at fault."
+            "Same next token (top-1): 90.0 %, allowed is at least 99 %. The decoder is at fault."
         );
         (check.name, check.measured, check.limit) = ("image_swap".into(), None, None);
-        assert_eq!(failure(&check), "Another image, another answer: The decoder is at fault.");
+        assert_eq!(failure(&check), "Image changes the answer: The decoder is at fault.");
+    }
+
+    #[test]
+    fn limits_are_told_as_they_were_typed() {
+        let found = [
+            Unit::Plain.chosen(0.05),
+            Unit::Plain.chosen(2e-6),
+            Unit::Plain.chosen(100.0),
+            Unit::Share.chosen(0.975),
+            Unit::Points.chosen(0.01),
+            Unit::Points.tell(0.438),
+            Unit::Share.ends(&Interval { value: 0.5, low: 0.25, high: 1.0 }),
+        ];
+        assert_eq!(found, ["0.05", "2e-6", "100", "97.5 %", "1 point", "43.8 points", "25.0 to 100 %"]);
     }
 
     #[test]
     fn a_step_without_a_number_is_part_of_the_next() {
-        let cause = |name: &str, kld| super::super::report::Cause { name: name.into(), kld, text: String::new() };
+        let cause =
+            |name: &str, kld| super::super::report::Cause { name: name.into(), kld, text: String::new() };
         let attribution = Attribution {
             samples: 1,
-            causes: vec![cause("weights", Some(0.5)), cause("activations", None), cause("runtime", Some(0.25))],
+            causes: vec![
+                cause("weights", Some(0.5)),
+                cause("activations", None),
+                cause("runtime", Some(0.25)),
+            ],
             components: vec![],
             layers: vec![],
             linears: vec![],

@@ -4,8 +4,9 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use mquant_export::verify::report::{
-    ArtifactAbout, Attribution, Cause, Check, ComponentGap, DataAbout, Interval, LayerGap, LinearGap, Measured,
-    ReferenceAbout, RuntimeAbout, ScalePair, Similarity, Thumbnail, VERIFY_VERSION, VerifyReport, WorstSample,
+    ArtifactAbout, Attribution, Cause, Check, ComponentGap, DataAbout, Interval, LayerGap, LinearGap,
+    Measured, ReferenceAbout, RuntimeAbout, ScalePair, Similarity, Thumbnail, VERIFY_VERSION, VerifyReport,
+    WorstSample,
 };
 use mquant_export::verify::runner::RunnerKind;
 
@@ -37,7 +38,14 @@ fn image(fixture_name: &str, name: &str) -> Thumbnail {
     Thumbnail { width: size(16), height: size(20), png: BASE64_STANDARD.encode(&bytes) }
 }
 
-fn worst(id: &str, question: &str, expected: &str, answers: (&str, &str), kld: f64, images: Vec<Thumbnail>) -> WorstSample {
+fn worst(
+    id: &str,
+    question: &str,
+    expected: &str,
+    answers: (&str, &str),
+    kld: f64,
+    images: Vec<Thumbnail>,
+) -> WorstSample {
     WorstSample {
         id: id.into(),
         question: question.into(),
@@ -111,13 +119,37 @@ pub fn passing() -> VerifyReport {
         "Few enough greedy answers changed.",
         "Accuracy is within its limit.",
     ];
-    let mut checks: Vec<Check> =
-        names.iter().zip(numbers).zip(texts).map(|((name, numbers), text)| check(name, true, Some(numbers), text)).collect();
-    checks.push(check("image_swap", true, Some((2.41, 0.01)), "Answers depend on the image: swapping it moves the distribution by 2.41 nats."));
+    let mut checks: Vec<Check> = names
+        .iter()
+        .zip(numbers)
+        .zip(texts)
+        .map(|((name, numbers), text)| check(name, true, Some(numbers), text))
+        .collect();
+    checks.push(check(
+        "image_swap",
+        true,
+        Some((2.41, 0.01)),
+        "Answers depend on the image: swapping it moves the distribution by 2.41 nats.",
+    ));
     checks.push(check("degenerate", true, None, "No answer repeats one token."));
-    checks.push(check("text_only", true, None, "Prompts without images are answered the same with and without the vision files."));
-    checks.push(check("configuration", true, None, "Token ids and sizes in the artifact's configuration are the checkpoint's."));
-    checks.push(check("preprocessing", true, None, "Pixels of the runtime's processor are ours within one step of 255."));
+    checks.push(check(
+        "text_only",
+        true,
+        None,
+        "Prompts without images are answered the same with and without the vision files.",
+    ));
+    checks.push(check(
+        "configuration",
+        true,
+        None,
+        "Token ids and sizes in the artifact's configuration are the checkpoint's.",
+    ));
+    checks.push(check(
+        "preprocessing",
+        true,
+        None,
+        "Pixels of the runtime's processor are ours within one step of 255.",
+    ));
     VerifyReport {
         schema_version: VERIFY_VERSION,
         passed: true,
@@ -206,7 +238,11 @@ pub fn failing() -> VerifyReport {
     r.passed = false;
     r.artifact.name = "vision-chat-2b-w4a8-onnx-damaged".into();
     let failed = [
-        ("max_kld", Some((1.87, 0.05)), "The decoder is at fault: with it alone in the float model the divergence is 1.79."),
+        (
+            "max_kld",
+            Some((1.87, 0.05)),
+            "The decoder is at fault: with it alone in the float model the divergence is 1.79.",
+        ),
         ("min_top1", Some((0.642, 0.97)), "The error begins at decoder.layers.6.attn.sum."),
         ("max_flips", Some((0.516, 0.05)), "66 of 128 greedy answers are others."),
         ("max_accuracy_drop", Some((0.438, 0.01)), "Accuracy fell from 91.4 % to 47.7 %."),
@@ -229,7 +265,11 @@ pub fn failing() -> VerifyReport {
     let a = r.attribution.as_mut().unwrap();
     a.causes = vec![
         cause("preprocessing", None, "The runtime has no image processor of its own: it takes our pixels."),
-        cause("float_conversion", Some(3.1e-7), "The artifact's structure with float weights and activations."),
+        cause(
+            "float_conversion",
+            Some(3.1e-7),
+            "The artifact's structure with float weights and activations.",
+        ),
         cause("weights", Some(0.0081), "Weights as the files hold them."),
         cause("activations", Some(1.91), "Activations rounded to 8 bits as the files say."),
         cause("runtime", Some(1.87), "Arithmetic of the runtime against the reference executor."),
@@ -238,9 +278,19 @@ pub fn failing() -> VerifyReport {
     let at = a.layers.iter().position(|l| l.name == "decoder.layers.6.attn.sum").unwrap();
     (a.layers[at].visual, a.layers[at].text) = (Some(1.31), Some(0.874));
     a.layers[3].visual = Some(0.0007);
-    a.linears.insert(0, linear("decoder.layers.6.attn.q", 0.998, Some(0.0312), "its error is 32 times what the export measured: export the artifact anew"));
+    a.linears.insert(
+        0,
+        linear(
+            "decoder.layers.6.attn.q",
+            0.998,
+            Some(0.0312),
+            "its error is 32 times what the export measured: export the artifact anew",
+        ),
+    );
     a.linears.truncate(5);
-    for (sample, answer) in r.worst.iter_mut().zip(["red red red red red red red red", "umbrella umbrella umbrella umbrella", ""]) {
+    for (sample, answer) in
+        r.worst.iter_mut().zip(["red red red red red red red red", "umbrella umbrella umbrella umbrella", ""])
+    {
         (sample.answer, sample.flipped, sample.kld) = (answer.into(), true, sample.kld * 20.0);
     }
     r
@@ -281,7 +331,13 @@ pub fn extreme() -> VerifyReport {
     r.artifact.recipe = nasty.into();
     r.artifact.recipe_description = nasty.into();
     r.reference = ReferenceAbout { name: nasty.into(), bytes: 0, is_source: false };
-    r.data = DataAbout { name: nasty.into(), samples: 1, with_images: 0, metric: "relaxed_number".into(), ..r.data };
+    r.data = DataAbout {
+        name: nasty.into(),
+        samples: 1,
+        with_images: 0,
+        metric: "relaxed_number".into(),
+        ..r.data
+    };
     r.runtime.runner = RunnerKind::LlamaCpp;
     r.runtime.detail = nasty.into();
     r.runtime.not_checked = vec![nasty.into()];
@@ -301,7 +357,12 @@ pub fn extreme() -> VerifyReport {
     };
     r.checks = vec![
         check("max_kld", true, Some((0.0, 0.0)), nasty),
-        check(nasty, true, Some((1e-300, 1e300)), &"A very long sentence about a check that goes on. ".repeat(20)),
+        check(
+            nasty,
+            true,
+            Some((1e-300, 1e300)),
+            &"A very long sentence about a check that goes on. ".repeat(20),
+        ),
     ];
     let a = r.attribution.as_mut().unwrap();
     for c in &mut a.causes {
@@ -316,12 +377,36 @@ pub fn extreme() -> VerifyReport {
         ScalePair { role: "decoder.zero".into(), visual: 0.0, text: 1.0 },
     ];
     let arabic = "\u{645}\u{627} \u{647}\u{648} \u{644}\u{648}\u{646} \u{627}\u{644}\u{633}\u{64a}\u{627}\u{631}\u{629} \u{641}\u{64a} \u{627}\u{644}\u{635}\u{648}\u{631}\u{629}\u{61f}";
-    let mut hard = worst(nasty, &format!("{} {}", nasty, "why ".repeat(2000)), nasty, ("", "\u{202e}\u{1b}[31mred\0"), 0.0, vec![]);
+    let mut hard = worst(
+        nasty,
+        &format!("{} {}", nasty, "why ".repeat(2000)),
+        nasty,
+        ("", "\u{202e}\u{1b}[31mred\0"),
+        0.0,
+        vec![],
+    );
     hard.flipped = true;
     r.worst = vec![
         hard,
-        worst("rtl", arabic, "\u{623}\u{62d}\u{645}\u{631}", ("\u{623}\u{62d}\u{645}\u{631} \u{62f}\u{627}\u{643}\u{646}", "\u{623}\u{632}\u{631}\u{642} \u{62f}\u{627}\u{643}\u{646}"), 1e-9, vec![]),
-        worst(&"i".repeat(300), &"w".repeat(5000), "", (&"same ".repeat(3000), &"other ".repeat(3000)), 3.0, vec![]),
+        worst(
+            "rtl",
+            arabic,
+            "\u{623}\u{62d}\u{645}\u{631}",
+            (
+                "\u{623}\u{62d}\u{645}\u{631} \u{62f}\u{627}\u{643}\u{646}",
+                "\u{623}\u{632}\u{631}\u{642} \u{62f}\u{627}\u{643}\u{646}",
+            ),
+            1e-9,
+            vec![],
+        ),
+        worst(
+            &"i".repeat(300),
+            &"w".repeat(5000),
+            "",
+            (&"same ".repeat(3000), &"other ".repeat(3000)),
+            3.0,
+            vec![],
+        ),
     ];
     r
 }

@@ -7,6 +7,7 @@
 mod common;
 
 mod aifs;
+mod ci;
 mod cli;
 mod contradictions;
 mod damaged;

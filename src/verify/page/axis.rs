@@ -42,14 +42,15 @@ impl Axis {
         let decades = (last - first) as usize;
         let per_decade: &[f64] = if decades * 3 <= count.max(6) { &[1.0, 2.0, 5.0] } else { &[1.0] };
         let stride = decades.div_ceil(count.max(2)).max(1);
-        let ticks = (first..=last + stride as i32)
+        let ticks = (first - stride as i32..=last + stride as i32)
             .step_by(stride)
             .flat_map(|d| per_decade.iter().map(move |m| m * 10f64.powi(d)));
         let ticks: Vec<f64> = ticks.collect();
         // The outermost ticks that are needed to hold all values. A value that is a tick within rounding is held by it.
         let from = ticks.iter().rposition(|t| *t <= low * (1.0 + 1e-9)).unwrap_or(0);
         let to = ticks.iter().position(|t| *t >= high * (1.0 - 1e-9)).unwrap_or(ticks.len() - 1);
-        let (from, to) = if from >= to { (to.saturating_sub(1), (to + 1).min(ticks.len() - 1)) } else { (from, to) };
+        let (from, to) =
+            if from >= to { (to.saturating_sub(1), (to + 1).min(ticks.len() - 1)) } else { (from, to) };
         let ticks = ticks[from..=to].to_vec();
         Some(Self { log: true, low: ticks[0], high: ticks[ticks.len() - 1], ends, ticks })
     }
@@ -127,7 +128,10 @@ mod tests {
         let axis = Axis::linear([0.0, 0.37], (100.0, 200.0), 4);
         assert_eq!(labels(&axis), ["0", "0.1", "0.2", "0.3", "0.4"]);
         assert_eq!([axis.at(0.0), axis.at(0.2), axis.at(0.4), axis.at(9.0)], [100.0, 150.0, 200.0, 200.0]);
-        assert_eq!(labels(&Axis::linear([-0.012, 0.03], (0.0, 1.0), 5)), ["-0.02", "-0.01", "0", "0.01", "0.02", "0.03"]);
+        assert_eq!(
+            labels(&Axis::linear([-0.012, 0.03], (0.0, 1.0), 5)),
+            ["-0.02", "-0.01", "0", "0.01", "0.02", "0.03"]
+        );
         assert_eq!(labels(&Axis::linear([0.0, 0.6], (0.0, 1.0), 3)), ["0", "0.2", "0.4", "0.6"]);
     }
 

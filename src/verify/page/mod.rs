@@ -34,6 +34,7 @@ pub struct PageError {
 /// [`PageError`] when the template does not fit the report.
 pub fn html(report: &VerifyReport) -> Result<String, PageError> {
     let mut environment = Environment::new();
+    environment.add_filter("tight", |text: String| text.replace(" %", "\u{a0}%"));
     // Templates of this name escape what they print.
     environment.add_template("page.html", TEMPLATE)?;
     let inputs = context! {
@@ -54,6 +55,3 @@ fn policy() -> String {
         hash(SCRIPT)
     )
 }
-
-#[cfg(test)]
-mod tests;

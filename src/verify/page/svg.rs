@@ -95,7 +95,8 @@ impl Svg {
         if points.len() < 2 || points.iter().any(|(x, y)| !x.is_finite() || !y.is_finite()) {
             return;
         }
-        let points: Vec<String> = points.iter().map(|(x, y)| format!("{},{}", place(*x), place(*y))).collect();
+        let points: Vec<String> =
+            points.iter().map(|(x, y)| format!("{},{}", place(*x), place(*y))).collect();
         let _ = write!(self.body, "<polyline class=\"{class}\" points=\"{}\"/>", points.join(" "));
     }
 
@@ -118,8 +119,10 @@ impl Svg {
                 vec![(x, y - r), (x + r, y + 0.8 * r), (x - r, y + 0.8 * r)]
             }
         };
-        let points: Vec<String> = corners.iter().map(|(x, y)| format!("{},{}", place(*x), place(*y))).collect();
-        let _ = write!(self.body, "<polygon class=\"{class}\" points=\"{}\">{title}</polygon>", points.join(" "));
+        let points: Vec<String> =
+            corners.iter().map(|(x, y)| format!("{},{}", place(*x), place(*y))).collect();
+        let _ =
+            write!(self.body, "<polygon class=\"{class}\" points=\"{}\">{title}</polygon>", points.join(" "));
     }
 
     /// The whole element.

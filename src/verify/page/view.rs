@@ -6,7 +6,8 @@ use super::charts::{self, Cell, Figure, Table, heads};
 use super::difference::{Piece, compare};
 use crate::verify::report::{Attribution, Check, Interval, VerifyReport, WorstSample};
 use crate::verify::words::{
-    self, NO_ANSWER, Unit, accuracies, check_limit, check_measured, check_title, number, percent, visible,
+    self, NO_ANSWER, Unit, accuracies, check_limit, check_measured, check_title, number, percent, plural,
+    visible,
 };
 
 /// The page.
@@ -112,7 +113,12 @@ impl Page {
             summary: words::summary(report),
             failures: report.checks.iter().filter(|c| !c.passed).map(failure).collect(),
             name: visible(&artifact.name),
-            subtitle: format!("{}, {}, recipe {}", artifact.family, format_name(&artifact.format), artifact.recipe),
+            subtitle: format!(
+                "{}, {}, recipe {}",
+                artifact.family,
+                format_name(&artifact.format),
+                artifact.recipe
+            ),
             runtime: Runtime {
                 name: runtime.runner.title(),
                 version: visible(&runtime.version),
@@ -125,7 +131,11 @@ impl Page {
             checks: report.checks.iter().map(check_row).collect(),
             quality: vec![charts::agreement(report), charts::divergence(report)],
             features: report.measured.features.map(|f| {
-                format!("Image features: cosine {}, relative error {}.", cosine(f.cosine), percent(f.relative_error))
+                format!(
+                    "Image features: cosine {}, relative error {}.",
+                    cosine(f.cosine),
+                    percent(f.relative_error)
+                )
             }),
             attribution: report.attribution.as_ref().map(gap),
             scales: charts::scales(&report.scales),
@@ -179,19 +189,28 @@ fn cards(report: &VerifyReport) -> Vec<Card> {
             value: unit.tell(i.value),
             small: [interval].into_iter().chain(more).collect(),
             state: held.map_or("", |c| if c.passed { "pass" } else { "fail" }),
-            limit: held.map_or_else(String::new, check_limit),
+            limit: held.map_or_else(String::new, |c| match c.name.as_str() {
+                "max_accuracy_drop" => format!("drop {}", check_limit(c)),
+                _ => check_limit(c),
+            }),
         }
     };
     let tail = format!("median {}, p99 {}", number(m.kld_median.value), number(m.kld_p99.value));
     let mut cards = vec![
         card("Mean divergence (KLD)", &m.kld_mean, Unit::Plain, "max_kld", vec![tail]),
-        card("Same next token", &m.top1, Unit::Share, "min_top1", vec![format!("on {} rows", m.rows)]),
+        card(
+            "Same next token",
+            &m.top1,
+            Unit::Share,
+            "min_top1",
+            vec![format!("on {}", plural(m.rows, "row"))],
+        ),
         card(
             "Changed answers",
             &m.flips,
             Unit::Share,
             "max_flips",
-            vec![format!("of {} samples", report.data.samples)],
+            vec![format!("of {}", plural(report.data.samples, "sample"))],
         ),
     ];
     cards.extend(accuracies(m).map(|(float, artifact)| {
@@ -212,7 +231,7 @@ fn gap(attribution: &Attribution) -> Gap {
     };
     let linears = &attribution.linears;
     Gap {
-        samples: if attribution.samples == 1 { "one sample".into() } else { format!("{} samples", attribution.samples) },
+        samples: plural(attribution.samples, "sample"),
         causes: charts::causes(attribution),
         components: charts::components(attribution),
         layers: charts::layers(&attribution.layers),
@@ -257,7 +276,8 @@ fn provenance(report: &VerifyReport) -> Vec<(&'static str, String, bool)> {
         "not the files that the artifact was made from"
     };
     let share = 100.0 * artifact.bytes as f64 / reference.bytes as f64;
-    let share = if reference.bytes > 0 { format!(", {share:.0} % of the float weights") } else { String::new() };
+    let share =
+        if reference.bytes > 0 { format!(", {share:.0} % of the float weights") } else { String::new() };
     vec![
         ("Artifact", format!("{}, {}{share}", artifact.name, words::bytes(artifact.bytes)), false),
         ("Manifest SHA-256", artifact.manifest_sha256.clone(), true),
@@ -265,7 +285,7 @@ fn provenance(report: &VerifyReport) -> Vec<(&'static str, String, bool)> {
         ("Float model", format!("{}, {}; {source}", reference.name, words::bytes(reference.bytes)), false),
         (
             "Data",
-            format!("{}, {} samples, {} with images", data.name, data.samples, data.with_images),
+            format!("{}, {}, {} with images", data.name, plural(data.samples, "sample"), data.with_images),
             false,
         ),
         ("Data SHA-256", data.sha256.clone(), true),

@@ -14,6 +14,7 @@ pub fn causes(attribution: &Attribution) -> Figure {
     rows.extend(total.and_then(tame).map(|to| Row {
         label: "All together".into(),
         text: number(to),
+        more: String::new(),
         span: Some((0.0, to)),
         ends: None,
         limit: None,
@@ -41,6 +42,7 @@ fn step_row(step: &Step) -> Row {
     Row {
         label: step.title.clone(),
         text: span.map_or_else(|| "not measured".into(), added),
+        more: String::new(),
         span,
         ends: None,
         limit: None,
@@ -73,6 +75,7 @@ pub fn components(attribution: &Attribution) -> Figure {
         Some(Row {
             label: c.component.clone(),
             text: number(c.kld),
+            more: String::new(),
             span: Some((0.0, tame(c.kld)?)),
             ends: None,
             limit: None,

@@ -10,7 +10,11 @@ const TITLE: &str = "Error by layer";
 /// What stands around the plot: left, top, right, bottom.
 const AROUND: (f64, f64, f64, f64) = (58.0, 24.0, 8.0, 42.0);
 /// Width of a character of a label, generously: SVG cannot measure.
-const CHARACTER: f64 = 7.5;
+const CHARACTER: f64 = 8.5;
+/// Room for the number of a layer, of up to three digits.
+const LABEL: f64 = 30.0;
+/// Every how many layers a number may stand.
+const ROUND: [u32; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
 
 /// A line of the chart.
 struct Series {
@@ -22,13 +26,20 @@ struct Series {
 }
 
 const SERIES: [Series; 2] = [
-    Series { name: "visual rows", shape: Shape::Circle, mark: "dot-visual", line: "line-visual", of: |l| l.visual },
+    Series {
+        name: "visual rows",
+        shape: Shape::Circle,
+        mark: "dot-visual",
+        line: "line-visual",
+        of: |l| l.visual,
+    },
     Series { name: "text rows", shape: Shape::Diamond, mark: "dot-text", line: "line-text", of: |l| l.text },
 ];
 
 /// Relative error of the result of each half of a layer, its input being the float model's.
 pub fn layers(gaps: &[LayerGap]) -> Figure {
-    let values: Vec<f64> = gaps.iter().flat_map(|l| SERIES.iter().filter_map(|s| (s.of)(l)).filter_map(tame)).collect();
+    let values: Vec<f64> =
+        gaps.iter().flat_map(|l| SERIES.iter().filter_map(|s| (s.of)(l)).filter_map(tame)).collect();
     let cells = |l: &LayerGap| {
         let numbers = SERIES.iter().map(|s| Cell::number((s.of)(l), percent));
         [Cell::text(&l.name)].into_iter().chain(numbers).collect()
@@ -56,8 +67,10 @@ fn draw(id: &str, width: f64, gaps: &[LayerGap], values: &[f64]) -> String {
     let height = if width < 400.0 { 240.0 } else { 320.0 };
     let (left, top, right, bottom) = (AROUND.0, AROUND.1, width - AROUND.2, height - AROUND.3);
     let worst = gaps.iter().filter_map(|l| Some((largest(l)?, l))).max_by(|a, b| a.0.total_cmp(&b.0));
-    let worst = worst.map_or_else(String::new, |(x, l)| format!("; the largest is {} at {}", percent(x), l.name));
-    let mut svg = Svg::new(id, TITLE, &format!("{} results in graph order{worst}", gaps.len()), (width, height));
+    let worst =
+        worst.map_or_else(String::new, |(x, l)| format!("; the largest is {} at {}", percent(x), l.name));
+    let mut svg =
+        Svg::new(id, TITLE, &format!("{} results in graph order{worst}", gaps.len()), (width, height));
     let axis = Axis::fitting(values, (bottom, top), 5);
     for t in &axis.ticks {
         let y = axis.at(*t);
@@ -108,17 +121,18 @@ fn bands(svg: &mut Svg, gaps: &[LayerGap], (left, top, bottom): (f64, f64, f64),
 
 /// Numbers of layers below the plot, as many as there is room for.
 fn numbers(svg: &mut Svg, gaps: &[LayerGap], x: impl Fn(usize) -> f64, bottom: f64) {
-    let number = |l: &LayerGap| l.name.split('.').find(|part| part.parse::<u32>().is_ok()).map(str::to_string);
-    let mut free = f64::NEG_INFINITY;
-    let mut before = None;
-    for (i, gap) in gaps.iter().enumerate() {
-        let here = number(gap).map(|n| (component(&gap.name), n));
-        let Some((_, text)) = here.as_ref().filter(|_| here != before) else { continue };
-        let half = 0.5 * CHARACTER * text.chars().count() as f64;
-        if x(i) - half > free {
-            svg.text("tick", (x(i), bottom + 16.0), Anchor::Middle, text);
-            free = x(i) + half + 8.0;
+    let number = |l: &LayerGap| l.name.split('.').find_map(|part| part.parse::<u32>().ok());
+    let ends = x(gaps.len() - 1);
+    let layers = gaps.chunk_by(|a, b| number(a) == number(b) && component(&a.name) == component(&b.name));
+    let room = (ends - x(0)) / layers.clone().count() as f64;
+    let needed = ROUND.into_iter().find(|n| f64::from(*n) * room >= LABEL).unwrap_or(u32::MAX);
+    let (mut i, mut free) = (0, f64::NEG_INFINITY);
+    for layer in layers {
+        let round = number(&layer[0]).filter(|n| n % needed == 0);
+        if let Some(n) = round.filter(|_| x(i) > free && x(i) + 0.4 * LABEL < ends + AROUND.2) {
+            svg.text("tick", (x(i), bottom + 16.0), Anchor::Middle, &n.to_string());
+            free = x(i) + 0.8 * LABEL;
         }
-        before = here;
+        i += layer.len();
     }
 }

@@ -95,11 +95,7 @@ const HALF: &[(&str, f64)] = &[("small", 300.0), ("large", 470.0)];
 const FULL: &[(&str, f64)] = &[("small", 300.0), ("medium", 620.0), ("large", 1000.0)];
 
 /// Draws at each width. `draw` is told an id that is unique to the drawing and its width.
-fn at_widths(
-    id: &str,
-    widths: &[(&'static str, f64)],
-    draw: impl Fn(&str, f64) -> String,
-) -> Vec<Drawing> {
+fn at_widths(id: &str, widths: &[(&'static str, f64)], draw: impl Fn(&str, f64) -> String) -> Vec<Drawing> {
     let drawing = |(class, width): &(&'static str, f64)| Drawing {
         class,
         svg: Value::from_safe_string(draw(&format!("{id}-{class}"), *width)),

@@ -4,7 +4,7 @@ use super::{Cell, Figure, HALF, Key, Table, at_widths, component, heads, key};
 use crate::verify::page::axis::{Axis, tame, tick};
 use crate::verify::page::svg::{Anchor, Shape, Svg};
 use crate::verify::report::ScalePair;
-use crate::verify::words::number;
+use crate::verify::words::{number, shortened};
 
 const TITLE: &str = "Activation scales by modality";
 /// What stands around the plot: left, top, right, bottom.
@@ -55,11 +55,14 @@ pub fn scales(pairs: &[ScalePair]) -> Figure {
     let mut legend: Vec<Key> = components(pairs)
         .iter()
         .enumerate()
-        .map(|(i, c)| key(MARKS[i % MARKS.len()].0, MARKS[i % MARKS.len()].1, None, c))
+        .map(|(i, c)| key(MARKS[i % MARKS.len()].0, MARKS[i % MARKS.len()].1, None, &shortened(c, 24)))
         .collect();
     let mut sign = Svg::sign((26.0, 12.0));
     sign.line("diagonal", (3.0, 11.0), (23.0, 1.0));
-    legend.push(Key { sign: minijinja::Value::from_safe_string(sign.finish()), text: "both scales equal".into() });
+    legend.push(Key {
+        sign: minijinja::Value::from_safe_string(sign.finish()),
+        text: "both scales equal".into(),
+    });
     Figure {
         id: "scales",
         title: TITLE.into(),
@@ -68,7 +71,11 @@ pub fn scales(pairs: &[ScalePair]) -> Figure {
              rows need the larger one.{left_out}"
         ),
         legend: if points.is_empty() { vec![] } else { legend },
-        drawings: if points.is_empty() { vec![] } else { at_widths("scales", HALF, |id, width| draw(id, width, &points)) },
+        drawings: if points.is_empty() {
+            vec![]
+        } else {
+            at_widths("scales", HALF, |id, width| draw(id, width, &points))
+        },
         empty: "The artifact has no static activation scales.".into(),
         table: (!pairs.is_empty()).then(|| table(pairs.iter(), "All static scales, in graph order")),
     }
@@ -82,7 +89,8 @@ fn draw(id: &str, width: f64, points: &[Point<'_>]) -> String {
     let mut svg = Svg::new(id, TITLE, &head, (width, height));
     // One range for both, so that the diagonal means the same everywhere.
     let all = || points.iter().flat_map(|p| [p.text, p.visual]);
-    let (Some(across), Some(up)) = (Axis::log(all(), (left, right), 5), Axis::log(all(), (bottom, top), 5)) else {
+    let (Some(across), Some(up)) = (Axis::log(all(), (left, right), 5), Axis::log(all(), (bottom, top), 5))
+    else {
         return svg.finish();
     };
     for t in &across.ticks {
