@@ -1,9 +1,9 @@
 """Opens HTML files in headless Chromium and tells what is seen, as JSON on standard output.
 
-usage: page_check.py CHROMIUM SHOTS FILE ...
+usage: page_check.py CHROMIUM [--shots=FOLDER] FILE ...
 
 Each FILE is opened at the widths of a phone and of a desktop, in light and in dark. For each view the facts are listed that a test
-asserts on; a screenshot of the whole page is written into the folder SHOTS. Chromium is driven by its DevTools protocol
+asserts on; with --shots a picture of the whole page is written into FOLDER, which takes longer than all the rest. Chromium is driven by its DevTools protocol
 (https://chromedevtools.github.io/devtools-protocol/) over two pipes, so nothing but the standard library is needed.
 """
 
@@ -41,7 +41,6 @@ FACTS = r"""(() => {
   return JSON.stringify({
     title: document.title,
     width: document.documentElement.scrollWidth,
-    viewport: window.innerWidth,
     height: document.documentElement.scrollHeight,
     images: [...document.images].length,
     undecoded: [...document.images].filter((i) => !(i.complete && i.naturalWidth > 0)).length,
@@ -199,7 +198,8 @@ def view(browser, session, url, width, height, scheme):
 
 
 def main():
-    program, shots, *files = sys.argv[1:]
+    program, *files = sys.argv[1:]
+    shots = files.pop(0).removeprefix("--shots=") if files[0].startswith("--shots=") else None
     found = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = Browser(program, profile)
@@ -211,9 +211,10 @@ def main():
             views = []
             for width, height, scheme in VIEWS:
                 facts = view(browser, session, file.resolve().as_uri(), width, height, scheme)
-                picture = browser.call("Page.captureScreenshot", session, captureBeyondViewport=True)
-                shot = Path(shots) / f"{file.stem}-{width}-{scheme}.png"
-                shot.write_bytes(base64.b64decode(picture["data"]))
+                if shots:
+                    picture = browser.call("Page.captureScreenshot", session, captureBeyondViewport=True)
+                    shot = Path(shots) / f"{file.stem}-{width}-{scheme}.png"
+                    shot.write_bytes(base64.b64decode(picture["data"]))
                 views.append({"width": width, "height": height, "scheme": scheme, "facts": facts})
             sorted_tables = evaluate(browser, session, SORT)
             refused = evaluate(browser, session, REFUSED)
