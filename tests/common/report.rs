@@ -109,8 +109,7 @@ fn linear(role: &str, error: f64, expected: Option<f64>, advice: &str) -> Linear
     LinearGap { role: role.into(), error, expected, advice: advice.into() }
 }
 
-/// A 4-bit export of a model of two billion parameters that keeps what its recipe promises.
-pub fn passing() -> VerifyReport {
+fn checks() -> Vec<Check> {
     let names = ["max_kld", "min_top1", "max_flips", "max_accuracy_drop"];
     let numbers = [(0.0123, 0.05), (0.987, 0.97), (0.0156, 0.05), (0.003, 0.01)];
     let texts = [
@@ -150,11 +149,11 @@ pub fn passing() -> VerifyReport {
         None,
         "Pixels of the runtime's processor are ours within one step of 255.",
     ));
-    VerifyReport {
-        schema_version: VERIFY_VERSION,
-        passed: true,
-        tool: "mquant-export 0.1.0".into(),
-        artifact: ArtifactAbout {
+    checks
+}
+
+fn artifact() -> ArtifactAbout {
+    ArtifactAbout {
             name: "vision-chat-2b-w4a8-onnx".into(),
             format: "onnx".into(),
             family: "vision_chat".into(),
@@ -162,7 +161,90 @@ pub fn passing() -> VerifyReport {
             recipe_description: "rotated; int4 weights by GPTQ in the decoder, int8 elsewhere; static int8 activations, one scale per modality in the decoder".into(),
             bytes: 2_312_456_789,
             manifest_sha256: "6f1ed002ab5595859014ebf0951522d9a3c1f0b6c1f4e8d7b2a90817263544fa".into(),
-        },
+        }
+}
+
+fn attribution() -> Attribution {
+    Attribution {
+        samples: 16,
+        causes: vec![
+            cause("preprocessing", Some(0.0002), "Our pixels against the runtime's own image processor."),
+            cause(
+                "float_conversion",
+                Some(0.000_200_4),
+                "The artifact's structure with float weights and activations.",
+            ),
+            cause("weights", Some(0.0081), "Weights as the files hold them."),
+            cause("activations", Some(0.0126), "Activations rounded to 8 bits as the files say."),
+            cause("runtime", Some(0.0123), "Arithmetic of the runtime against the reference executor."),
+        ],
+        components: vec![
+            ComponentGap { component: "vision".into(), kld: 0.0018 },
+            ComponentGap { component: "decoder".into(), kld: 0.0109 },
+        ],
+        layers: layers(24, 28, |component, i| match component {
+            "vision" => (0.004 + 0.006 * scattered(i), 0.0),
+            _ => (0.011 + 0.02 * scattered(i), 0.008 + 0.012 * scattered(i + 5)),
+        }),
+        linears: vec![
+            linear(
+                "decoder.layers.27.mlp.down",
+                0.0892,
+                Some(0.0841),
+                "int8 weights (expected error 0.9 %), or hadamard 64 (4.1 %)",
+            ),
+            linear("decoder.layers.1.mlp.down", 0.0713, Some(0.0702), "int4/32 (expected error 5.2 %)"),
+            linear("decoder.layers.14.attn.o", 0.0587, Some(0.0589), "int8 weights (expected error 0.6 %)"),
+            linear("decoder.layers.0.attn.v", 0.0544, Some(0.0531), "int4/32 (expected error 4.0 %)"),
+            linear(
+                "decoder.head",
+                0.0502,
+                None,
+                "none was weighed: export with a budget to see alternatives",
+            ),
+        ],
+    }
+}
+
+fn worst_samples() -> Vec<WorstSample> {
+    vec![
+        worst(
+            "chart-041",
+            "Which bar is the highest in the second group?",
+            "Red",
+            ("Red", "Orange"),
+            0.482,
+            vec![image("internvl2", "ab.png")],
+        ),
+        worst(
+            "street-017",
+            "Describe what the person on the left is holding, and say what is written on it.",
+            "A blue umbrella with the word OPEN",
+            (
+                "The person on the left is holding a blue umbrella. The word OPEN is written on it.",
+                "The person on the left is holding a dark umbrella. The word OPEN is written on its side.",
+            ),
+            0.217,
+            vec![image("internvl2", "cd.png")],
+        ),
+        worst(
+            "pair-003",
+            "What differs between the two pictures?",
+            "The colour of the door",
+            ("The colour of the door", "The colour of the door"),
+            0.142,
+            vec![image("internvl2", "ef.png"), image("qwen2_vl", "ab.png")],
+        ),
+    ]
+}
+
+/// A 4-bit export of a model of two billion parameters that keeps what its recipe promises.
+pub fn passing() -> VerifyReport {
+    VerifyReport {
+        schema_version: VERIFY_VERSION,
+        passed: true,
+        tool: "mquant-export 0.1.0".into(),
+        artifact: artifact(),
         reference: ReferenceAbout { name: "vision-chat-2b".into(), bytes: 4_418_050_848, is_source: true },
         data: DataAbout {
             name: "evaluation.tsv".into(),
@@ -179,7 +261,7 @@ pub fn passing() -> VerifyReport {
             not_checked: vec![],
             top_tokens: None,
         },
-        checks,
+        checks: checks(),
         measured: Measured {
             rows: 1386,
             kld_mean: interval(0.0123, 0.0104, 0.0147),
@@ -191,45 +273,39 @@ pub fn passing() -> VerifyReport {
             accuracy: Some(interval(0.911, 0.852, 0.957)),
             features: Some(Similarity { cosine: 0.999_871, relative_error: 0.0161 }),
         },
-        attribution: Some(Attribution {
-            samples: 16,
-            causes: vec![
-                cause("preprocessing", Some(0.0002), "Our pixels against the runtime's own image processor."),
-                cause("float_conversion", Some(0.000_200_4), "The artifact's structure with float weights and activations."),
-                cause("weights", Some(0.0081), "Weights as the files hold them."),
-                cause("activations", Some(0.0126), "Activations rounded to 8 bits as the files say."),
-                cause("runtime", Some(0.0123), "Arithmetic of the runtime against the reference executor."),
-            ],
-            components: vec![
-                ComponentGap { component: "vision".into(), kld: 0.0018 },
-                ComponentGap { component: "decoder".into(), kld: 0.0109 },
-            ],
-            layers: layers(24, 28, |component, i| match component {
-                "vision" => (0.004 + 0.006 * scattered(i), 0.0),
-                _ => (0.011 + 0.02 * scattered(i), 0.008 + 0.012 * scattered(i + 5)),
-            }),
-            linears: vec![
-                linear("decoder.layers.27.mlp.down", 0.0892, Some(0.0841), "int8 weights (expected error 0.9 %), or hadamard 64 (4.1 %)"),
-                linear("decoder.layers.1.mlp.down", 0.0713, Some(0.0702), "int4/32 (expected error 5.2 %)"),
-                linear("decoder.layers.14.attn.o", 0.0587, Some(0.0589), "int8 weights (expected error 0.6 %)"),
-                linear("decoder.layers.0.attn.v", 0.0544, Some(0.0531), "int4/32 (expected error 4.0 %)"),
-                linear("decoder.head", 0.0502, None, "none was weighed: export with a budget to see alternatives"),
-            ],
-        }),
+        attribution: Some(attribution()),
         scales: scales(28),
-        worst: vec![
-            worst("chart-041", "Which bar is the highest in the second group?", "Red", ("Red", "Orange"), 0.482, vec![image("internvl2", "ab.png")]),
-            worst(
-                "street-017",
-                "Describe what the person on the left is holding, and say what is written on it.",
-                "A blue umbrella with the word OPEN",
-                ("The person on the left is holding a blue umbrella. The word OPEN is written on it.", "The person on the left is holding a dark umbrella. The word OPEN is written on its side."),
-                0.217,
-                vec![image("internvl2", "cd.png")],
-            ),
-            worst("pair-003", "What differs between the two pictures?", "The colour of the door", ("The colour of the door", "The colour of the door"), 0.142, vec![image("internvl2", "ef.png"), image("qwen2_vl", "ab.png")]),
-        ],
+        worst: worst_samples(),
     }
+}
+
+/// One layer stands out, and with it one linear.
+fn damage(a: &mut Attribution) {
+    a.causes = vec![
+        cause("preprocessing", None, "The runtime has no image processor of its own: it takes our pixels."),
+        cause(
+            "float_conversion",
+            Some(3.1e-7),
+            "The artifact's structure with float weights and activations.",
+        ),
+        cause("weights", Some(0.0081), "Weights as the files hold them."),
+        cause("activations", Some(1.91), "Activations rounded to 8 bits as the files say."),
+        cause("runtime", Some(1.87), "Arithmetic of the runtime against the reference executor."),
+    ];
+    a.components[1].kld = 1.79;
+    let at = a.layers.iter().position(|l| l.name == "decoder.layers.6.attn.sum").unwrap();
+    (a.layers[at].visual, a.layers[at].text) = (Some(1.31), Some(0.874));
+    a.layers[3].visual = Some(0.0007);
+    a.linears.insert(
+        0,
+        linear(
+            "decoder.layers.6.attn.q",
+            0.998,
+            Some(0.0312),
+            "its error is 32 times what the export measured: export the artifact anew",
+        ),
+    );
+    a.linears.truncate(5);
 }
 
 /// One scale of the decoder is twice what it should be.
@@ -262,32 +338,7 @@ pub fn failing() -> VerifyReport {
         features: Some(Similarity { cosine: 0.999_871, relative_error: 0.0161 }),
         ..r.measured
     };
-    let a = r.attribution.as_mut().unwrap();
-    a.causes = vec![
-        cause("preprocessing", None, "The runtime has no image processor of its own: it takes our pixels."),
-        cause(
-            "float_conversion",
-            Some(3.1e-7),
-            "The artifact's structure with float weights and activations.",
-        ),
-        cause("weights", Some(0.0081), "Weights as the files hold them."),
-        cause("activations", Some(1.91), "Activations rounded to 8 bits as the files say."),
-        cause("runtime", Some(1.87), "Arithmetic of the runtime against the reference executor."),
-    ];
-    a.components[1].kld = 1.79;
-    let at = a.layers.iter().position(|l| l.name == "decoder.layers.6.attn.sum").unwrap();
-    (a.layers[at].visual, a.layers[at].text) = (Some(1.31), Some(0.874));
-    a.layers[3].visual = Some(0.0007);
-    a.linears.insert(
-        0,
-        linear(
-            "decoder.layers.6.attn.q",
-            0.998,
-            Some(0.0312),
-            "its error is 32 times what the export measured: export the artifact anew",
-        ),
-    );
-    a.linears.truncate(5);
+    damage(r.attribution.as_mut().unwrap());
     for (sample, answer) in
         r.worst.iter_mut().zip(["red red red red red red red red", "umbrella umbrella umbrella umbrella", ""])
     {
@@ -323,6 +374,59 @@ pub fn embedded() -> VerifyReport {
     r
 }
 
+/// One row without any difference.
+fn no_difference() -> Measured {
+    let zero = interval(0.0, 0.0, 0.0);
+    let one = interval(1.0, 1.0, 1.0);
+    Measured {
+        rows: 1,
+        kld_mean: zero,
+        kld_median: zero,
+        kld_p99: zero,
+        top1: one,
+        flips: zero,
+        accuracy_float: Some(one),
+        accuracy: Some(one),
+        features: None,
+    }
+}
+
+/// Long texts, markup, no answer, control characters, text from right to left.
+fn hard_samples(nasty: &str) -> Vec<WorstSample> {
+    let arabic = "\u{645}\u{627} \u{647}\u{648} \u{644}\u{648}\u{646} \u{627}\u{644}\u{633}\u{64a}\u{627}\u{631}\u{629} \u{641}\u{64a} \u{627}\u{644}\u{635}\u{648}\u{631}\u{629}\u{61f}";
+    let mut hard = worst(
+        nasty,
+        &format!("{} {}", nasty, "why ".repeat(2000)),
+        nasty,
+        ("", "\u{202e}\u{1b}[31mred\0"),
+        0.0,
+        vec![],
+    );
+    hard.flipped = true;
+    vec![
+        hard,
+        worst(
+            "rtl",
+            arabic,
+            "\u{623}\u{62d}\u{645}\u{631}",
+            (
+                "\u{623}\u{62d}\u{645}\u{631} \u{62f}\u{627}\u{643}\u{646}",
+                "\u{623}\u{632}\u{631}\u{642} \u{62f}\u{627}\u{643}\u{646}",
+            ),
+            1e-9,
+            vec![],
+        ),
+        worst(
+            &"i".repeat(300),
+            &"w".repeat(5000),
+            "",
+            (&"same ".repeat(3000), &"other ".repeat(3000)),
+            3.0,
+            vec![],
+        ),
+    ]
+}
+
 /// A decoder of hundreds of layers, one sample, no difference at all, and texts that are hard to print.
 pub fn extreme() -> VerifyReport {
     let mut r = passing();
@@ -342,19 +446,7 @@ pub fn extreme() -> VerifyReport {
     r.runtime.detail = nasty.into();
     r.runtime.not_checked = vec![nasty.into()];
     r.runtime.top_tokens = Some(40);
-    let zero = interval(0.0, 0.0, 0.0);
-    let one = interval(1.0, 1.0, 1.0);
-    r.measured = Measured {
-        rows: 1,
-        kld_mean: zero,
-        kld_median: zero,
-        kld_p99: zero,
-        top1: one,
-        flips: zero,
-        accuracy_float: Some(one),
-        accuracy: Some(one),
-        features: None,
-    };
+    r.measured = no_difference();
     r.checks = vec![
         check("max_kld", true, Some((0.0, 0.0)), nasty),
         check(
@@ -376,37 +468,6 @@ pub fn extreme() -> VerifyReport {
         ScalePair { role: nasty.into(), visual: f32::MIN_POSITIVE, text: f32::MAX },
         ScalePair { role: "decoder.zero".into(), visual: 0.0, text: 1.0 },
     ];
-    let arabic = "\u{645}\u{627} \u{647}\u{648} \u{644}\u{648}\u{646} \u{627}\u{644}\u{633}\u{64a}\u{627}\u{631}\u{629} \u{641}\u{64a} \u{627}\u{644}\u{635}\u{648}\u{631}\u{629}\u{61f}";
-    let mut hard = worst(
-        nasty,
-        &format!("{} {}", nasty, "why ".repeat(2000)),
-        nasty,
-        ("", "\u{202e}\u{1b}[31mred\0"),
-        0.0,
-        vec![],
-    );
-    hard.flipped = true;
-    r.worst = vec![
-        hard,
-        worst(
-            "rtl",
-            arabic,
-            "\u{623}\u{62d}\u{645}\u{631}",
-            (
-                "\u{623}\u{62d}\u{645}\u{631} \u{62f}\u{627}\u{643}\u{646}",
-                "\u{623}\u{632}\u{631}\u{642} \u{62f}\u{627}\u{643}\u{646}",
-            ),
-            1e-9,
-            vec![],
-        ),
-        worst(
-            &"i".repeat(300),
-            &"w".repeat(5000),
-            "",
-            (&"same ".repeat(3000), &"other ".repeat(3000)),
-            3.0,
-            vec![],
-        ),
-    ];
+    r.worst = hard_samples(nasty);
     r
 }
