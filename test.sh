@@ -5,6 +5,7 @@
 #   ./test.sh ARGS...       only `cargo test --release ARGS...`, with the Python judges at hand
 #
 # MQUANT_VENV   folder of the judges' virtual environment (default: in the user's cache, by content of the requirements)
+# MQUANT_CHROMIUM  a Chromium or Chrome, for the tests of the report page (default: the first on the path)
 # CI            when set: Cargo.lock must be up to date, and cargo-deny is installed where it is missing
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -67,6 +68,25 @@ check_dependencies() {
     fi
 }
 
+# Chromium, which the page of reports is tested in. Root on Debian or Ubuntu gets it installed; others are told how.
+have_browser() {
+    local name
+    if [[ -n "${MQUANT_CHROMIUM:-}" ]]; then
+        return
+    fi
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        if command -v "$name" >/dev/null; then
+            return
+        fi
+    done
+    if [[ "$(id -u)" == 0 ]] && command -v apt-get >/dev/null; then
+        echo "installing chromium"
+        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null && return
+    fi
+    echo "error: no Chromium or Chrome was found; the page of reports is tested in one (apt-get install chromium, or set MQUANT_CHROMIUM)" >&2
+    return 1
+}
+
 section "judges in Python"
 make_venv
 export MQUANT_PYTHON="$venv/bin/python"
@@ -79,6 +99,8 @@ if [[ $# -eq 0 ]]; then
     # The release profile, because it shares build scripts and macros with the tests.
     cargo clippy ${locked[@]+"${locked[@]}"} --release --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc ${locked[@]+"${locked[@]}"} --release --no-deps --quiet
+    section "browser"
+    have_browser
     section "dependencies"
     check_dependencies
 fi

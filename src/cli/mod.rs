@@ -16,6 +16,7 @@ mod printer;
 mod resolve;
 mod run;
 mod verify;
+pub mod verify_text;
 
 use std::ffi::OsString;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -26,6 +26,15 @@ impl RunnerKind {
             RunnerKind::LlamaCpp => "llama.cpp",
         }
     }
+
+    /// Name for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            RunnerKind::Embedded => "Reference executor",
+            RunnerKind::OnnxRuntime => "ONNX Runtime",
+            RunnerKind::LlamaCpp => "llama.cpp",
+        }
+    }
 }
 
 /// What a runner says of itself.

@@ -13,6 +13,7 @@ pub mod golden;
 pub mod judge;
 pub mod llama;
 pub mod planted;
+pub mod report;
 pub mod synthetic;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@
 mod common;
 
 mod aifs;
+mod ci;
 mod cli;
 mod contradictions;
 mod damaged;
@@ -29,6 +30,7 @@ mod memory;
 mod online;
 mod onnx;
 mod ops;
+mod page;
 mod passes;
 mod planted;
 mod presets;
