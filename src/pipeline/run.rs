@@ -71,7 +71,8 @@ pub fn artifact_files(artifact: &Path, manifest: &Manifest) -> Result<ArtifactFi
     };
     match &manifest.gguf {
         Some(gguf) => {
-            let text = gguf.text.first().ok_or_else(|| bad(format!("{MANIFEST_FILE} names no text model")))?;
+            let text =
+                gguf.text.first().ok_or_else(|| bad(format!("{MANIFEST_FILE} names no text model")))?;
             let mmproj = gguf.mmproj.first().map(|name| place(name)).transpose()?;
             Ok(ArtifactFiles::Gguf(GgufFiles { text: place(text)?, mmproj }))
         }

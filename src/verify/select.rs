@@ -38,6 +38,10 @@ pub struct SelectOptions {
     pub provider: Option<String>,
     /// llama.cpp: address of a running server.
     pub server: Option<String>,
+    /// ONNX Runtime: the shared library; absent: it is looked for.
+    pub library: Option<PathBuf>,
+    /// llama.cpp: the program `llama-server`; absent: it is looked for.
+    pub program: Option<PathBuf>,
     /// Threads of the runtime.
     pub threads: Option<usize>,
     /// llama.cpp: tokens of prompt and answer together.
@@ -47,12 +51,21 @@ pub struct SelectOptions {
 impl SelectOptions {
     /// Those of ONNX Runtime.
     pub fn onnxruntime(&self) -> RuntimeOptions {
-        RuntimeOptions { provider: self.provider.clone(), threads: self.threads }
+        RuntimeOptions {
+            provider: self.provider.clone(),
+            threads: self.threads,
+            library: self.library.clone(),
+        }
     }
 
     /// Those of llama.cpp.
     pub fn llama_cpp(&self) -> ServerOptions {
-        ServerOptions { address: self.server.clone(), threads: self.threads, context: self.context }
+        ServerOptions {
+            address: self.server.clone(),
+            threads: self.threads,
+            context: self.context,
+            program: self.program.clone(),
+        }
     }
 }
 
@@ -111,7 +124,7 @@ pub fn kind(
 /// [`RunnerError::Unavailable`] with where it was looked for and where to get it.
 pub fn available(kind: RunnerKind, options: &SelectOptions) -> Result<(), RunnerError> {
     match kind {
-        RunnerKind::OnnxRuntime => onnxruntime::available(),
+        RunnerKind::OnnxRuntime => onnxruntime::available(&options.onnxruntime()),
         RunnerKind::LlamaCpp => llama_cpp::available(&options.llama_cpp()),
         RunnerKind::Embedded => Ok(()),
     }
@@ -159,7 +172,8 @@ mod tests {
         assert_eq!(kind(&gguf, Wanted::Auto, &none).unwrap(), RunnerKind::LlamaCpp);
         let embedded = Wanted::Kind(RunnerKind::Embedded);
         assert_eq!(kind(&gguf, embedded, &none).unwrap(), RunnerKind::Embedded);
-        let told = |files, wanted, options: SelectOptions| kind(files, wanted, &options).unwrap_err().to_string();
+        let told =
+            |files, wanted, options: SelectOptions| kind(files, wanted, &options).unwrap_err().to_string();
         let e = told(&gguf, Wanted::Kind(RunnerKind::OnnxRuntime), none.clone());
         assert!(e.contains("onnxruntime cannot run GGUF files") && e.contains("--runtime llama.cpp"), "{e}");
         let e = told(&onnx, Wanted::Auto, SelectOptions { server: Some("x".into()), ..none.clone() });

@@ -12,6 +12,7 @@ pub mod golden;
 pub mod judge;
 pub mod llama;
 pub mod planted;
+pub mod runtimes;
 pub mod synthetic;
 
 use std::path::{Path, PathBuf};

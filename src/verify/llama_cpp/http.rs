@@ -58,7 +58,9 @@ impl Client {
     /// A sentence when the address is none that can be asked.
     pub fn new(address: &str) -> Result<Self, String> {
         if address.starts_with("https://") {
-            return Err(format!("{address}: encrypted connections are not supported; give an http:// address"));
+            return Err(format!(
+                "{address}: encrypted connections are not supported; give an http:// address"
+            ));
         }
         if !address.starts_with("http://") || address.len() == "http://".len() {
             return Err(format!("{address:?} is not an address such as http://127.0.0.1:8080"));
@@ -110,8 +112,10 @@ impl Client {
         let answer = |reason: String| HttpError::Answer { url: url.clone(), reason };
         // One event is one line `data: ...` (server-sent events); other lines are comments and ends of events.
         for line in BufReader::new(body.into_reader()).lines() {
-            let line = line
-                .map_err(|e| HttpError::Connection { url: url.clone(), reason: format!("it broke off: {e}") })?;
+            let line = line.map_err(|e| HttpError::Connection {
+                url: url.clone(),
+                reason: format!("it broke off: {e}"),
+            })?;
             if let Some(error) = line.strip_prefix("error:") {
                 return Err(answer(format!("the server stopped with {}", error.trim())));
             }
@@ -136,12 +140,8 @@ impl Client {
 }
 
 /// The body of an answer that is no refusal.
-fn accepted(
-    url: &str,
-    answer: Result<ureq::http::Response<Body>, ureq::Error>,
-) -> Result<Body, HttpError> {
-    let answer =
-        answer.map_err(|e| HttpError::Connection { url: url.to_string(), reason: e.to_string() })?;
+fn accepted(url: &str, answer: Result<ureq::http::Response<Body>, ureq::Error>) -> Result<Body, HttpError> {
+    let answer = answer.map_err(|e| HttpError::Connection { url: url.to_string(), reason: e.to_string() })?;
     let status = answer.status().as_u16();
     if answer.status().is_success() {
         return Ok(answer.into_body());

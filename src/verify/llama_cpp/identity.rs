@@ -24,16 +24,19 @@ impl Identity {
     /// Asks the server and compares its model with the files: tokens of the vocabulary, parameters, bytes of tensors, and whether it sees images.
     pub fn of(client: &Client, files: &GgufFiles) -> Result<Self, RunnerError> {
         let name = files.text.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let refused = |reason: String| RunnerError::Refused { kind: RunnerKind::LlamaCpp, file: name.clone(), reason };
+        let refused =
+            |reason: String| RunnerError::Refused { kind: RunnerKind::LlamaCpp, file: name.clone(), reason };
         let file = GgufFile::open(&files.text).map_err(|e| refused(e.to_string()))?;
         let props = client.get("/props").map_err(|e| refused(e.to_string()))?;
         let models = client.get("/v1/models").map_err(|e| refused(e.to_string()))?;
         let meta = &models["data"][0]["meta"];
-        let vocabulary = number(meta, "n_vocab")
-            .ok_or_else(|| refused(format!("{} does not tell its model: is it a llama-server?", client.address())))?;
+        let vocabulary = number(meta, "n_vocab").ok_or_else(|| {
+            refused(format!("{} does not tell its model: is it a llama-server?", client.address()))
+        })?;
         let parameters = file.tensors().iter().map(|t| t.info.dims.iter().product::<u64>()).sum::<u64>();
         let bytes = file.tensors().iter().map(|t| t.bytes).sum::<u64>();
-        for (what, key, ours) in [("parameters", "n_params", parameters), ("bytes of tensors", "size", bytes)] {
+        for (what, key, ours) in [("parameters", "n_params", parameters), ("bytes of tensors", "size", bytes)]
+        {
             if let Some(theirs) = number(meta, key)
                 && theirs != ours
             {

@@ -33,17 +33,21 @@ const HINT: &str = "get llama.cpp (https://github.com/ggml-org/llama.cpp/release
 /// [`RunnerError::Unavailable`].
 pub fn find(env: &dyn Fn(&str) -> Option<std::ffi::OsString>) -> Result<PathBuf, RunnerError> {
     if let Some(named) = env(VARIABLE).filter(|v| !v.is_empty()) {
-        let path = PathBuf::from(named);
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(unavailable(format!("{VARIABLE} is {}, which is not a file", path.display())))
-        };
+        return self::named(Path::new(&named), VARIABLE);
     }
     let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
     let folders = env("PATH").unwrap_or_default();
     let found = std::env::split_paths(&folders).map(|folder| folder.join(&name)).find(|p| p.is_file());
     found.ok_or_else(|| unavailable(format!("{VARIABLE} is not set and there is no {name} on PATH")))
+}
+
+/// A program that was named by `by`.
+///
+/// # Errors
+/// [`RunnerError::Unavailable`] when it is not there.
+pub fn named(path: &Path, by: &str) -> Result<PathBuf, RunnerError> {
+    let there = path.is_file().then(|| path.to_path_buf());
+    there.ok_or_else(|| unavailable(format!("{by} is {}, which is not a file", path.display())))
 }
 
 /// A running server; it ends with this value.
@@ -86,7 +90,8 @@ impl Process {
 
     fn wait(&mut self, client: &Client, files: &GgufFiles) -> Result<(), RunnerError> {
         let file = files.text.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let refused = |reason: String| RunnerError::Refused { kind: RunnerKind::LlamaCpp, file: file.clone(), reason };
+        let refused =
+            |reason: String| RunnerError::Refused { kind: RunnerKind::LlamaCpp, file: file.clone(), reason };
         let began = Instant::now();
         while began.elapsed() < LOAD {
             match client.get("/health") {
@@ -178,7 +183,8 @@ mod tests {
             let words = arguments(&files, &options, 8081, help);
             words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
         };
-        let common = "-m m.gguf --mmproj p.gguf --host 127.0.0.1 --port 8081 --ctx-size 8192 --parallel 1 --threads 3";
+        let common =
+            "-m m.gguf --mmproj p.gguf --host 127.0.0.1 --port 8081 --ctx-size 8192 --parallel 1 --threads 3";
         assert_eq!(line("--jinjas"), common);
         let known = line("-x, --image-min-tokens N\n  --jinja\n-cram, --cache-ram N");
         assert_eq!(known, format!("{common} --image-min-tokens 1 --cache-ram 0 --jinja"));

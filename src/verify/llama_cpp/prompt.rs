@@ -32,7 +32,8 @@ impl Rendered {
     pub fn of(client: &Client, identity: &Identity, sample: &Sample) -> Result<Self, String> {
         let images = sample.images().map(encoded).collect::<Result<Vec<_>, _>>()?;
         let messages: Vec<Json> = sample.messages.iter().map(message).collect();
-        let told = client.post("/apply-template", &json!({ "messages": messages })).map_err(|e| e.to_string())?;
+        let told =
+            client.post("/apply-template", &json!({ "messages": messages })).map_err(|e| e.to_string())?;
         let text = told["prompt"].as_str().ok_or("/apply-template gives no prompt")?.to_string();
         let (found, expected) = (text.matches(&identity.marker).count(), images.len());
         if found != expected {
@@ -46,7 +47,11 @@ impl Rendered {
     /// The prompt of a request, with text behind it.
     pub fn prompt(&self, behind: &str) -> Json {
         let text = format!("{}{behind}", self.text);
-        if self.images.is_empty() { json!(text) } else { json!({ "prompt_string": text, "multimodal_data": self.images }) }
+        if self.images.is_empty() {
+            json!(text)
+        } else {
+            json!({ "prompt_string": text, "multimodal_data": self.images })
+        }
     }
 
     /// Whether there are images in it.
@@ -86,11 +91,17 @@ fn difference(pieces: &[Vec<i64>], ids: &[i64]) -> Option<String> {
         let same = last.len() == ids.len() && at == ids.len();
         return (!same).then(|| {
             let token = |t: Option<&i64>| t.map_or("nothing".to_string(), |t| format!("token {t}"));
-            format!("the prompt differs at token {at}: {} in llama.cpp, {} here{hint}", token(theirs), token(ours))
+            format!(
+                "the prompt differs at token {at}: {} in llama.cpp, {} here{hint}",
+                token(theirs),
+                token(ours)
+            )
         });
     };
     if !ids.starts_with(first) {
-        return Some(format!("the text before the first image has other tokens in llama.cpp: {first:?}{hint}"));
+        return Some(format!(
+            "the text before the first image has other tokens in llama.cpp: {first:?}{hint}"
+        ));
     }
     let mut rest = &ids[first.len()..];
     if !rest.ends_with(last) {
@@ -112,7 +123,9 @@ fn difference(pieces: &[Vec<i64>], ids: &[i64]) -> Option<String> {
 fn message(message: &Message) -> Json {
     let part = |content: &Content| match content {
         Content::Text(text) => json!({ "type": "text", "text": text }),
-        Content::Image(_) => json!({ "type": "image_url", "image_url": { "url": "data:image/png;base64,AA==" } }),
+        Content::Image(_) => {
+            json!({ "type": "image_url", "image_url": { "url": "data:image/png;base64,AA==" } })
+        }
     };
     let plain = match message.content.as_slice() {
         [Content::Text(text)] if message.plain => Some(json!(text)),

@@ -64,8 +64,7 @@ impl Graphs {
             let found = signatures.iter().find(|g| g.outputs.iter().any(|t| t.name == output));
             found.ok_or_else(|| refused("mquant.json", format!("no graph has the output {output}")))
         };
-        let (vision, embedding, decoder) =
-            (with("image_features")?, with("inputs_embeds")?, with("logits")?);
+        let (vision, embedding, decoder) = (with("image_features")?, with("inputs_embeds")?, with("logits")?);
         let load = |graph: &GraphSignature| {
             session(&folder.join(&graph.file), provider, threads)
                 .map_err(|e| refused(&graph.file, e.message().to_string()))

@@ -225,7 +225,8 @@ fn in_system(env: Environment<'_>, looked: &mut Vec<String>) -> Option<Library> 
 
 /// The library where the first interpreter that answers says its packages are: for launchers, whose own folder says nothing.
 fn asked(env: Environment<'_>, looked: &mut Vec<String>) -> Option<Library> {
-    let ask = "import site, sysconfig; print(sysconfig.get_path('platlib')); print(site.getusersitepackages())";
+    let ask =
+        "import site, sysconfig; print(sysconfig.get_path('platlib')); print(site.getusersitepackages())";
     for interpreter in interpreters(env) {
         // Isolated: neither the current folder nor variables add code.
         let mut command = Command::new(&interpreter);
