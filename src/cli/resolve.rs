@@ -75,7 +75,7 @@ pub fn run(args: &RunArgs) -> RunRequest {
             provider: args.provider.clone(),
             server: args.server.clone(),
             threads: args.threads,
-            context: None,
+            ..SelectOptions::default()
         },
         family_file: args.family_file.clone(),
     }

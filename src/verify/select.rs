@@ -38,6 +38,10 @@ pub struct SelectOptions {
     pub provider: Option<String>,
     /// llama.cpp: address of a running server.
     pub server: Option<String>,
+    /// ONNX Runtime: the shared library; absent: it is looked for.
+    pub library: Option<PathBuf>,
+    /// llama.cpp: the program `llama-server`; absent: it is looked for.
+    pub program: Option<PathBuf>,
     /// Threads of the runtime.
     pub threads: Option<usize>,
     /// llama.cpp: tokens of prompt and answer together.
@@ -47,12 +51,21 @@ pub struct SelectOptions {
 impl SelectOptions {
     /// Those of ONNX Runtime.
     pub fn onnxruntime(&self) -> RuntimeOptions {
-        RuntimeOptions { provider: self.provider.clone(), threads: self.threads }
+        RuntimeOptions {
+            provider: self.provider.clone(),
+            threads: self.threads,
+            library: self.library.clone(),
+        }
     }
 
     /// Those of llama.cpp.
     pub fn llama_cpp(&self) -> ServerOptions {
-        ServerOptions { address: self.server.clone(), threads: self.threads, context: self.context }
+        ServerOptions {
+            address: self.server.clone(),
+            threads: self.threads,
+            context: self.context,
+            program: self.program.clone(),
+        }
     }
 }
 
@@ -111,7 +124,7 @@ pub fn kind(
 /// [`RunnerError::Unavailable`] with where it was looked for and where to get it.
 pub fn available(kind: RunnerKind, options: &SelectOptions) -> Result<(), RunnerError> {
     match kind {
-        RunnerKind::OnnxRuntime => onnxruntime::available(),
+        RunnerKind::OnnxRuntime => onnxruntime::available(&options.onnxruntime()),
         RunnerKind::LlamaCpp => llama_cpp::available(&options.llama_cpp()),
         RunnerKind::Embedded => Ok(()),
     }

@@ -14,6 +14,7 @@ pub mod judge;
 pub mod llama;
 pub mod planted;
 pub mod report;
+pub mod runtimes;
 pub mod synthetic;
 
 use std::path::{Path, PathBuf};

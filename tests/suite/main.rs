@@ -36,6 +36,8 @@ mod planted;
 mod presets;
 mod refusals;
 mod rotation;
+mod run;
+mod runtimes;
 mod schemas;
 mod sizes;
 mod trained;

@@ -44,6 +44,17 @@ pub struct ServerOptions {
     pub threads: Option<usize>,
     /// Tokens of prompt and answer together in a started server; absent: 8192.
     pub context: Option<usize>,
+    /// The program; absent: `LLAMA_SERVER`, then `llama-server` on `PATH`.
+    pub program: Option<PathBuf>,
+}
+
+impl ServerOptions {
+    fn program(&self) -> Result<PathBuf, RunnerError> {
+        match &self.program {
+            Some(path) => process::named(path, "the program named"),
+            None => process::find(&|name| std::env::var_os(name)),
+        }
+    }
 }
 
 /// An artifact in llama.cpp.
@@ -81,7 +92,7 @@ pub fn available(options: &ServerOptions) -> Result<(), RunnerError> {
             let client = client(address)?;
             client.get("/health").map(|_| ()).map_err(|e| unreachable(address, &e))
         }
-        None => process::find(&|name| std::env::var_os(name)).map(|_| ()),
+        None => options.program().map(|_| ()),
     }
 }
 
@@ -117,8 +128,7 @@ impl LlamaCpp {
                 (None, client)
             }
             None => {
-                let program = process::find(&|name| std::env::var_os(name))?;
-                let (process, client) = Process::start(&program, files, options)?;
+                let (process, client) = Process::start(&options.program()?, files, options)?;
                 (Some(process), client)
             }
         };
@@ -130,6 +140,11 @@ impl LlamaCpp {
         let about = About { kind: RunnerKind::LlamaCpp, version: identity.version.clone(), detail };
         let (ends, longer) = (identity.end.into_iter().collect(), Vec::new());
         Ok(Self { about, client, identity, ends, longer, _process: process })
+    }
+
+    /// Address of the server.
+    pub fn address(&self) -> &str {
+        self.client.address()
     }
 
     /// Tokens per row whose probabilities are told; `None` when it is all of them.

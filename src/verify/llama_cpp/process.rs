@@ -33,17 +33,21 @@ const HINT: &str = "get llama.cpp (https://github.com/ggml-org/llama.cpp/release
 /// [`RunnerError::Unavailable`].
 pub fn find(env: &dyn Fn(&str) -> Option<std::ffi::OsString>) -> Result<PathBuf, RunnerError> {
     if let Some(named) = env(VARIABLE).filter(|v| !v.is_empty()) {
-        let path = PathBuf::from(named);
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(unavailable(format!("{VARIABLE} is {}, which is not a file", path.display())))
-        };
+        return self::named(Path::new(&named), VARIABLE);
     }
     let name = format!("{PROGRAM}{}", std::env::consts::EXE_SUFFIX);
     let folders = env("PATH").unwrap_or_default();
     let found = std::env::split_paths(&folders).map(|folder| folder.join(&name)).find(|p| p.is_file());
     found.ok_or_else(|| unavailable(format!("{VARIABLE} is not set and there is no {name} on PATH")))
+}
+
+/// A program that was named by `by`.
+///
+/// # Errors
+/// [`RunnerError::Unavailable`] when it is not there.
+pub fn named(path: &Path, by: &str) -> Result<PathBuf, RunnerError> {
+    let there = path.is_file().then(|| path.to_path_buf());
+    there.ok_or_else(|| unavailable(format!("{by} is {}, which is not a file", path.display())))
 }
 
 /// A running server; it ends with this value.

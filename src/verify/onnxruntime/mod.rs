@@ -5,13 +5,14 @@ mod graphs;
 pub mod library;
 mod providers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::export::onnx::GraphSignature;
 
 use super::distribution::log_softmax;
 use super::runner::{About, Distribution, Question, Runner, RunnerError, RunnerKind, Scored, Until};
 use graphs::{Graphs, Step};
+use library::Library;
 
 /// How ONNX Runtime is to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct RuntimeOptions {
     pub provider: Option<String>,
     /// Threads within a node; absent: as many as the machine has cores.
     pub threads: Option<usize>,
+    /// The shared library; absent: it is looked for, see [`library::find`].
+    pub library: Option<PathBuf>,
 }
 
 /// The files of an ONNX artifact in ONNX Runtime.
@@ -32,13 +35,16 @@ pub struct OnnxRuntime {
 ///
 /// # Errors
 /// [`RunnerError::Unavailable`].
-pub fn available() -> Result<(), RunnerError> {
-    load().map(|_| ())
+pub fn available(options: &RuntimeOptions) -> Result<(), RunnerError> {
+    load(options).map(|_| ())
 }
 
 /// The library, loaded, and its version.
-fn load() -> Result<String, RunnerError> {
-    let found = library::find(&|name| std::env::var_os(name))?;
+fn load(options: &RuntimeOptions) -> Result<String, RunnerError> {
+    let found = match &options.library {
+        Some(path) => Library { path: path.clone(), by: "name" },
+        None => library::find(&|name| std::env::var_os(name))?,
+    };
     library::load(&found)?;
     Ok(library::version(&found.path).unwrap_or_else(|| "of unknown version".into()))
 }
@@ -54,7 +60,7 @@ impl OnnxRuntime {
         signatures: &[GraphSignature],
         options: &RuntimeOptions,
     ) -> Result<Self, RunnerError> {
-        let version = load()?;
+        let version = load(options)?;
         let name = options.provider.as_deref().unwrap_or(providers::CPU);
         let provider = providers::provider(name)?;
         let graphs = Graphs::open(folder, signatures, provider.as_ref(), options.threads)?;
