@@ -235,7 +235,7 @@ impl EmbeddedOnnx {
     /// The error of inputs that do not belong together.
     fn fault(&self, part: Part) -> impl Fn(super::Fault) -> OnnxRunError {
         let path = self.graph(part).path().to_path_buf();
-        move |fault| OnnxRunError::Inputs { path: path.clone(), fault }
+        move |fault| OnnxRunError::Inputs { path: path.clone(), fault: Box::new(fault) }
     }
 
     fn floats(

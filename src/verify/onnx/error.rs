@@ -140,7 +140,7 @@ pub enum OnnxRunError {
         /// Its name.
         tensor: String,
         /// What is wrong with it.
-        fault: Fault,
+        fault: Box<Fault>,
     },
     /// A node.
     #[error("{}, node {node} ({operator}): {fault}", .path.display())]
@@ -152,7 +152,7 @@ pub enum OnnxRunError {
         /// Its operator, with its domain unless that is the standard's.
         operator: String,
         /// What is wrong with it.
-        fault: Fault,
+        fault: Box<Fault>,
     },
     /// An input of a run.
     #[error("{}, input {name}: expected {expected}, found {found}", .path.display())]
@@ -172,7 +172,7 @@ pub enum OnnxRunError {
         /// The file.
         path: PathBuf,
         /// What is wrong with them.
-        fault: Fault,
+        fault: Box<Fault>,
     },
     /// A value that was asked for is not in the file.
     #[error("{}: expected a value {name}, found none of this name", .path.display())]

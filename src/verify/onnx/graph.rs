@@ -73,7 +73,7 @@ impl OnnxGraph {
         let (model, mut graph) = read::model(path)?;
         operator_sets(path, &model)?;
         let program = Program::of_file(&graph).map_err(|Refused { node, operator, fault }| {
-            OnnxRunError::Node { path: path.to_path_buf(), node, operator, fault }
+            OnnxRunError::Node { path: path.to_path_buf(), node, operator, fault: Box::new(fault) }
         })?;
         let mut data = DataFiles::new(path);
         let mut stored = HashMap::new();
@@ -82,7 +82,7 @@ impl OnnxGraph {
             data.open(&bytes)?;
             let extent = |n: &i64| usize::try_from(*n).ok();
             let shape = tensor.dims.iter().map(extent).collect::<Option<Vec<_>>>().ok_or_else(|| {
-                let fault = Fault::shape("extents that are not negative", &tensor.dims);
+                let fault = Box::new(Fault::shape("extents that are not negative", &tensor.dims));
                 OnnxRunError::Tensor { path: path.to_path_buf(), tensor: tensor.name().to_string(), fault }
             })?;
             stored.insert(*slot, Stored { data_type: tensor.data_type(), shape, bytes });
@@ -133,7 +133,10 @@ impl OnnxGraph {
             return Err(OnnxRunError::NoValue { path: self.path.clone(), name: name.clone() });
         };
         let bytes = self.data.read(&stored.bytes)?;
-        let tensor = |fault| OnnxRunError::Tensor { path: self.path.clone(), tensor: name.clone(), fault };
+        let tensor = |fault| {
+            let (path, tensor, fault) = (self.path.clone(), name.clone(), Box::new(fault));
+            OnnxRunError::Tensor { path, tensor, fault }
+        };
         Value::decode(stored.data_type, stored.shape.clone(), &bytes).map_err(tensor)
     }
 }

@@ -13,6 +13,8 @@ mod node;
 mod ops;
 mod program;
 mod run;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use array::Array;

@@ -121,7 +121,7 @@ impl OnnxGraph {
             path: self.path().to_path_buf(),
             node: node.name.clone(),
             operator: operator_name(node.operator.domain, node.operator.name),
-            fault,
+            fault: Box::new(fault),
         })
     }
 

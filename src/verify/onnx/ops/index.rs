@@ -81,9 +81,10 @@ pub fn scatter_nd(call: &Call<'_>) -> Results {
         let run: usize = x.shape()[depth..].iter().product();
         let (mut out, steps) = (x.data().to_vec(), strided::steps(x.shape()));
         for k in 0..indices.rows() {
+            let numbers = &indices.data()[k * depth..(k + 1) * depth];
             let mut at = 0;
-            for i in 0..depth {
-                at += place(indices.data()[k * depth + i], x.shape()[i])? * steps[i] as usize;
+            for (i, &number) in numbers.iter().enumerate() {
+                at += place(number, x.shape()[i])? * steps[i] as usize;
             }
             out[at..at + run].copy_from_slice(&updates.data()[k * run..(k + 1) * run]);
         }
@@ -116,7 +117,7 @@ pub fn range(call: &Call<'_>) -> Results {
     let distance = (i128::from(limit) - i128::from(start)) * i128::from(delta.signum());
     let count = distance.max(0).unsigned_abs().div_ceil(u128::from(delta.unsigned_abs()));
     let count = elements(&[usize::try_from(count).unwrap_or(usize::MAX)])?;
-    one(Array::list((0..count as i64).map(|i| start + i * delta).collect()))
+    one(Array::list((0..count as i64).map(|i| start.wrapping_add(i.wrapping_mul(delta))).collect()))
 }
 
 /// CumSum along an axis.
