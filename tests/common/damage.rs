@@ -65,7 +65,9 @@ pub fn read(dir: &Path, file: &str, name: &str) -> Vec<u8> {
     let mut model = model(&dir.join(file));
     let tensor = initializer(&mut model, name);
     match place(tensor) {
-        Some((data, offset, length)) => std::fs::read(dir.join(data)).unwrap()[offset..offset + length].to_vec(),
+        Some((data, offset, length)) => {
+            std::fs::read(dir.join(data)).unwrap()[offset..offset + length].to_vec()
+        }
         None => tensor.raw_data().to_vec(),
     }
 }
@@ -126,7 +128,12 @@ pub fn exchanged(path: &Path, a: &str, b: &str) {
 }
 
 /// The value of a key whose type takes `N` bytes (of an array: its first element), changed in place.
-pub fn in_metadata<const N: usize>(path: &Path, key: &str, is_array: bool, change: impl FnOnce([u8; N]) -> [u8; N]) {
+pub fn in_metadata<const N: usize>(
+    path: &Path,
+    key: &str,
+    is_array: bool,
+    change: impl FnOnce([u8; N]) -> [u8; N],
+) {
     let mut all = std::fs::read(path).unwrap();
     let stored = [&(key.len() as u64).to_le_bytes()[..], key.as_bytes()].concat();
     let at = all.windows(stored.len()).position(|w| w == stored).unwrap_or_else(|| panic!("no key {key}"));

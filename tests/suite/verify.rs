@@ -8,7 +8,8 @@ use mquant_export::verify::report::VerifyReport;
 use tempfile::TempDir;
 
 use crate::common::damage::{
-    copied, edit_json, exchanged, hashed, in_metadata, in_tensor, initializers, off_by_one, read, scaled, write,
+    copied, edit_json, exchanged, hashed, in_metadata, in_tensor, initializers, off_by_one, read, scaled,
+    write,
 };
 use crate::common::eval::TINY;
 use crate::common::fixture;
@@ -36,14 +37,16 @@ fn artifact(name: &str) -> PathBuf {
 fn export(out: &Path, format: &str, recipe: &str) {
     let (model, out) = (text(&fixture(TINY)), text(out));
     let data = text(&fixture(TINY).join("calibration.tsv"));
-    let args = [&model, "--format", format, "--recipe", recipe, "--calibration", &data, "-o", &out, "--quiet"];
+    let args =
+        [&model, "--format", format, "--recipe", recipe, "--calibration", &data, "-o", &out, "--quiet"];
     mquant(&args);
 }
 
 /// A verification on the first samples, without anything that leads to a runtime.
 fn command(artifact: &Path, samples: &str, json: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mquant-export"));
-    for variable in ["ORT_DYLIB_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LLAMA_SERVER", "LD_LIBRARY_PATH", "CI"] {
+    for variable in ["ORT_DYLIB_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "LLAMA_SERVER", "LD_LIBRARY_PATH", "CI"]
+    {
         command.env_remove(variable);
     }
     command.args(["verify", &text(artifact), "--reference", &text(&fixture(TINY))]);
@@ -147,7 +150,8 @@ fn gguf_artifacts_pass_in_llama_cpp() {
 #[test]
 fn the_reference_executor_says_what_onnx_runtime_says() {
     let real = verified(&artifact("w4a8"), "128", 0, &["--attribution-samples", "0"]);
-    let embedded = verified(&artifact("w4a8"), "128", 0, &["--runtime", "embedded", "--attribution-samples", "0"]);
+    let embedded =
+        verified(&artifact("w4a8"), "128", 0, &["--runtime", "embedded", "--attribution-samples", "0"]);
     assert!(!embedded.runtime.runtime_checked && real.attribution.is_none());
     let (a, b) = (real.measured.kld_mean.value, embedded.measured.kld_mean.value);
     println!("mean KLD: onnxruntime {a:.2e}, embedded {b:.2e}");
@@ -310,7 +314,9 @@ fn vision_files_of_another_model_are_found_in_gguf() {
 #[test]
 fn a_token_id_off_by_one_is_found_in_gguf() {
     let report = damaged_gguf("token", |text, _| {
-        in_metadata::<4>(text, "tokenizer.ggml.eos_token_id", false, |b| (u32::from_le_bytes(b) + 1).to_le_bytes());
+        in_metadata::<4>(text, "tokenizer.ggml.eos_token_id", false, |b| {
+            (u32::from_le_bytes(b) + 1).to_le_bytes()
+        });
     });
     let text = said(&report, "configuration");
     assert!(text.contains("tokenizer.ggml.eos_token_id") && text.contains(".gguf"), "{text}");
@@ -353,7 +359,8 @@ fn samples_of_the_calibration_are_refused() {
     let data = text(&fixture(TINY).join("calibration.tsv"));
     let args: Vec<String> = command.get_args().map(|a| a.to_str().unwrap().to_string()).collect();
     let evaluation = text(&fixture(TINY).join("evaluation.tsv"));
-    let args: Vec<String> = args.into_iter().map(|a| if a == evaluation { data.clone() } else { a }).collect();
+    let args: Vec<String> =
+        args.into_iter().map(|a| if a == evaluation { data.clone() } else { a }).collect();
     let mut again = Command::new(command.get_program());
     again.args(args).stdin(Stdio::null());
     let (_, err) = ended(&mut again, 2);
