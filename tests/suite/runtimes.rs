@@ -13,7 +13,7 @@ use mquant_export::verify::runner::{Question, Runner, RunnerKind, Scored, Until}
 use crate::common::case::Case;
 use crate::common::eval::{TINY, bundle, load_samples, samples};
 use crate::common::golden::{GoldenPrompt, for_each_fixture};
-use crate::common::judge::{export_fixture, judge, mquant, text};
+use crate::common::judge::{Bundle, export_fixture, judge, mquant, text};
 use crate::common::llama::{Arithmetic, Continuation, Files, ask, questions as llama_questions};
 use crate::common::runtimes::{
     best, executable, full, gguf, llama_cpp, llama_server, onnxruntime, onnxruntime_library, question,
@@ -57,12 +57,13 @@ fn onnxruntime_as_the_judge(artifact: &Path, case: &Case, tolerance: f32) -> (Ve
 
     let mut prompts = bundle(&case.preparer, samples);
     for (i, q) in questions.iter().enumerate() {
-        // The judge takes one row before each token, so the last token only has to be there.
-        let fed = [&q.fed[..], &[0]].concat();
+        // The judge feeds as many tokens to every prompt; what comes behind ours is not looked at.
+        let mut fed = q.fed.clone();
+        fed.resize(NEW_TOKENS, 0);
         prompts.ints(format!("s{i}.forced"), vec![fed.len()], &fed);
     }
-    let (forced, free) = (ran(artifact, &prompts, SAMPLES), bundle(&case.preparer, samples));
-    let greedy = ran(artifact, &free, NEW_TOKENS);
+    let (forced, free) = (ran(artifact, &prompts), bundle(&case.preparer, samples));
+    let greedy = ran(artifact, &free);
     let stop = &case.resolved.description.prompt.eos_token_ids;
     let (mut worst, mut features) = (0.0f32, 0.0f32);
     for (i, (q, s)) in questions.iter().zip(&scored).enumerate() {
@@ -85,11 +86,11 @@ fn onnxruntime_as_the_judge(artifact: &Path, case: &Case, tolerance: f32) -> (Ve
 }
 
 /// The judge's tensors.
-fn ran(artifact: &Path, prompts: &crate::common::judge::Bundle, max_new: usize) -> Goldens {
+fn ran(artifact: &Path, prompts: &Bundle) -> Goldens {
     let dir = tempfile::tempdir().unwrap();
     let (file, out) = (dir.path().join("prompts"), dir.path().join("out"));
     prompts.write(&file);
-    let max_new = max_new.to_string();
+    let max_new = NEW_TOKENS.to_string();
     judge(
         "onnx_generate.py",
         &[&text(artifact), &text(&file), &text(&out), "--max-new", &max_new, "--logits"],
@@ -121,8 +122,8 @@ fn the_float_model_says_in_onnxruntime_what_the_executor_says() {
     assert!(worst <= TOLERANCE, "{worst}");
 }
 
-/// Of log-probabilities in f32.
-const TOLERANCE: f32 = 1e-3;
+/// Of log-probabilities in f32, summed in other orders (measured 4.8e-6 from the judge, 1.9e-5 from the executor).
+const TOLERANCE: f32 = 1e-4;
 
 #[test]
 fn the_quantized_model_says_in_onnxruntime_what_the_judge_hears() {
@@ -133,8 +134,8 @@ fn the_quantized_model_says_in_onnxruntime_what_the_judge_hears() {
     onnxruntime_as_the_judge(&artifact, &Case::open(&fixture(TINY)), QUANTIZED_TOLERANCE);
 }
 
-/// Of log-probabilities where activations are rounded: a last digit may move a code.
-const QUANTIZED_TOLERANCE: f32 = 0.5;
+/// Of log-probabilities where products are integers, which no order of summing changes (measured 0): what is left are norms and attention.
+const QUANTIZED_TOLERANCE: f32 = 1e-3;
 
 /// A golden prompt in the form in which runners take it.
 fn golden_question(prompt: &GoldenPrompt, sample: &Sample) -> Option<Question> {
@@ -289,8 +290,8 @@ fn the_server_says_what_the_library_says() {
     assert_eq!(runner.score(&asked[..2], &mut |_| {}).unwrap(), scored[..2]);
 }
 
-/// Of log-probabilities of the same kernels: batches of other sizes round otherwise in the f16 cache.
-const SERVER_TOLERANCE: f32 = 0.05;
+/// Of log-probabilities of the same kernels (measured 7.4e-4): batches of other sizes sum in other orders and round otherwise in the f16 cache.
+const SERVER_TOLERANCE: f32 = 5e-3;
 
 #[test]
 fn prompts_that_the_server_reads_otherwise_are_refused() {
