@@ -109,7 +109,9 @@ fn node_by_node(exported: &Exported, question: &Question, found: &Goldens, sampl
         let (Value::F32(own), true) = (value, found.has(&key)) else { return None };
         let runtime = found.floats(&key);
         assert_eq!(runtime.shape(), own.shape(), "{name}");
-        let error = relative_error(own.data(), runtime.data());
+        // Where all elements are 0 there is no largest one.
+        let equal = own.data() == runtime.data();
+        let error = if equal { 0.0 } else { relative_error(own.data(), runtime.data()) };
         if error > worst.0 || error.is_nan() {
             worst = (error, name.to_string());
         }
@@ -235,6 +237,10 @@ for_each_fixture!(fixtures);
 
 const SAMPLES: usize = 32;
 
+/// What codes on ties may change, of the largest image feature and of the logarithm of a probability. 8.7e-7 was the largest found of the latter, so no code
+/// differed that matters; a processor that sums in another order may have some, and one step of a code is a hundredth of a row's largest element.
+const TIES: f32 = 5e-2;
+
 #[test]
 fn the_trained_model_says_what_it_says_in_onnx_runtime() {
     let dir = tempfile::tempdir().unwrap();
@@ -259,6 +265,7 @@ fn the_trained_model_says_what_it_says_in_onnx_runtime() {
     let found = Goldens::read(&exported.out);
     let mut runner = embedded(&exported.artifact, Weights::Keep);
     let mut questions = questions(&preparer, samples);
+    let mut worst = 0.0f32;
     for (s, question) in questions.iter_mut().enumerate() {
         let golden = found.ints(&format!("s{s}.generated")).into_data();
         let mut told = vec![];
@@ -271,10 +278,11 @@ fn the_trained_model_says_what_it_says_in_onnx_runtime() {
         assert_eq!(told, golden);
         let features = runner.features(&question.prompt, Rounding::Declared, &mut ()).unwrap().unwrap();
         let runtime = found.floats(&format!("s{s}.image_features"));
-        // Codes on ties: 1.2e-2 was the largest found; a wrong scale in the tower gives more than 1e-1.
-        assert!(relative_error(features.data(), runtime.data()) < 5e-2, "sample {s}");
+        worst = worst.max(relative_error(features.data(), runtime.data()));
         question.fed = golden[..golden.len() - 1].to_vec();
     }
+    println!("image features: {worst:.1e} apart");
+    assert!(worst < TIES, "{worst}");
     timed(&mut runner, &questions, &found);
 }
 
@@ -302,8 +310,7 @@ fn timed(runner: &mut EmbeddedOnnx, questions: &[Question], found: &Goldens) {
         }
     }
     println!("log-probabilities of the tokens: {worst:.1e} apart");
-    // Codes on ties.
-    assert!(worst < 5e-2, "{worst}");
+    assert!(worst < TIES, "{worst}");
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::export::onnx::proto::{
     TypeProto, ValueInfoProto, tensor_shape_proto, type_proto,
 };
 
+/// Damage to a part of a file.
+type Change<'a, T> = &'a dyn Fn(&mut T);
+
 fn node(op: &str, inputs: &[&str], output: &str) -> NodeProto {
     NodeProto {
         name: Some(format!("node of {output}")),
@@ -149,7 +152,7 @@ fn files_that_cannot_be_run_are_refused_by_name() {
         change(&mut graph);
         OnnxGraph::open(&write(dir.path(), graph), Weights::Stream).unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut GraphProto), &[&str]); 8] = [
+    let cases: [(Change<'_, GraphProto>, &[&str]); 8] = [
         (&|g| g.node[1].op_type = Some("Wibble".into()), &["node of sum", "Wibble", "not known"]),
         (&|g| g.node[1].domain = Some("com.microsoft".into()), &["com.microsoft.Add", "not known"]),
         (&|g| g.node[2].input[0] = "nowhere".into(), &["node of y", "nowhere"]),
@@ -179,7 +182,7 @@ fn tensors_that_are_not_what_they_say_are_refused_by_name() {
         let ran = opened.and_then(|g| g.run(BTreeMap::new(), &["w"], Rounding::Declared, &mut ()));
         ran.unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut TensorProto), &str); 4] = [
+    let cases: [(Change<'_, TensorProto>, &str); 4] = [
         (&|t| t.dims = vec![-2], "not negative"),
         (&|t| t.dims = vec![3], "12 bytes of raw data"),
         (&|t| t.dims = vec![i64::MAX, 8], "at most"),
@@ -238,7 +241,7 @@ fn loops_carry_sequences_and_see_what_is_outside() {
     assert_eq!(run(looped(2, &|_| ())).unwrap()["y"], list(&[2.0, 4.0, 2.0, 4.0]));
     let none = run(looped(0, &|_| ())).unwrap_err().to_string();
     assert!(none.contains("node of y (ConcatFromSequence)"), "{none}");
-    let cases: [(&dyn Fn(&mut GraphProto), &str); 4] = [
+    let cases: [(Change<'_, GraphProto>, &str); 4] = [
         (&|g| g.node[0].op_type = Some("Wibble".into()), "node of twice (Wibble) in its body"),
         (&|g| g.node[0].input[0] = "nowhere".into(), "nowhere"),
         (&|g| g.node[0].input[0] = "rows".into(), "node of twice (Add) in its body: operand 0"),

@@ -101,7 +101,9 @@ pub fn matmul_integer_to_float(call: &Call<'_>) -> Results {
     let bias = call.optional(6).map(|_| call.of::<f32>(6)).transpose()?;
     let bias = bias.map(|b| PerColumn::new("biases", b.data(), m)).transpose()?;
     let left: Vec<f32> = codes(a).ok_or_else(misfit)?.iter().map(|c| c - zero_a).collect();
-    let exact = !matches!(a, Value::F32(_));
+    // Input channels whose whole products add up exactly.
+    let run =
+        largest(a, &[zero_a]).map(|of_a| (EXACT / (of_a * largest(b, zeros_b.0).unwrap_or(1.0))) as usize);
     let n = left.len() / k;
     let mut shape = a.shape().to_vec();
     shape.pop();
@@ -111,10 +113,9 @@ pub fn matmul_integer_to_float(call: &Call<'_>) -> Results {
         let right = columns_of(b, (k, m), columns.clone(), zeros_b);
         let left = MatRef::from_row_major_slice(&left[rows.start * k..rows.end * k], rows.len(), k);
         let right = MatRef::from_row_major_slice(&right, k, columns.len());
-        if exact {
-            whole_product(out.as_mut(), left, right)
-        } else {
-            matmul_nn_seq(out.as_mut(), left, right)
+        match run {
+            Some(run) => whole_product(out.as_mut(), left, right, run.max(1)),
+            None => matmul_nn_seq(out.as_mut(), left, right),
         }
         for (j, column) in columns.enumerate() {
             let (by, plus) = (scale * scales.at(column), bias.map_or(0.0, |b| b.at(column)));
@@ -149,12 +150,18 @@ fn columns_of(
     out
 }
 
-/// The product of matrices of whole numbers, exact where it fits int32.
-fn whole_product(mut out: MatMut<'_, f32>, a: MatRef<'_, f32>, b: MatRef<'_, f32>) {
-    let largest = |m: MatRef<'_, f32>| {
-        (0..m.nrows()).fold(0.0f32, |max, i| (0..m.ncols()).fold(max, |max, j| max.max(m[(i, j)].abs())))
+/// The largest distance of a code from its zero; none for a value that is not rounded.
+fn largest(codes: &Value, zeros: &[f32]) -> Option<f32> {
+    let (low, high) = match codes {
+        Value::I8(_) => (-128.0, 127.0),
+        Value::U8(_) => (0.0, 255.0),
+        _ => return None,
     };
-    let run = ((EXACT / (largest(a) * largest(b)).max(1.0)) as usize).max(1);
+    Some(zeros.iter().fold(1.0f32, |most, zero| most.max((low - zero).abs()).max((high - zero).abs())))
+}
+
+/// The product of matrices of whole numbers, exact where it fits int32; sums of `run` products fit `f32`.
+fn whole_product(mut out: MatMut<'_, f32>, a: MatRef<'_, f32>, b: MatRef<'_, f32>, run: usize) {
     let k = a.ncols();
     if k <= run {
         return matmul_nn_seq(out, a, b);
@@ -217,7 +224,7 @@ pub fn matmul_nbits(call: &Call<'_>) -> Results {
             return Err(Fault::shape(what, found.describe()));
         }
     }
-    if x.cols() != k || x.shape().is_empty() || block * bits % 8 != 0 {
+    if x.cols() != k || x.shape().is_empty() || !(block * bits).is_multiple_of(8) {
         return Err(Fault::shape(format!("rows of {k} channels"), x.shape()));
     }
     if b.shape() != [n, blocks, block * bits / 8] || scales.len() != n * blocks {

@@ -140,7 +140,10 @@ fn sequences_grow_and_are_joined() {
     assert!(refused("ConcatFromSequence", &join, std::slice::from_ref(&empty)).contains("empty"));
     let one = only("SequenceInsert", &[empty, f(&[1, 1], &[1.0])]);
     let two = only("SequenceInsert", &[one, f(&[1, 2], &[2.0, 3.0])]);
-    assert_eq!(call("ConcatFromSequence", &join, &[two.clone()]).unwrap()[0], f(&[1, 3], &[1.0, 2.0, 3.0]));
+    assert_eq!(
+        call("ConcatFromSequence", &join, std::slice::from_ref(&two)).unwrap()[0],
+        f(&[1, 3], &[1.0, 2.0, 3.0])
+    );
     assert!(refused("Add", &[], &[two.clone(), two]).contains("sequence"));
     assert!(refused("SequenceInsert", &[], &[l(&[1]), l(&[1])]).contains("a sequence"));
 }
