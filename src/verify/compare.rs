@@ -1,6 +1,7 @@
 //! Two models on the same questions: divergence of their distributions row by row, best tokens, image rows, and the numbers of the report over samples.
 
 use super::bootstrap::{Resamplings, percentile};
+use super::distribution::best;
 use super::report::{Interval, Similarity};
 use super::runner::{Distribution, Scored};
 use crate::numeric::Tensor;
@@ -9,16 +10,14 @@ impl Distribution {
     /// The most likely token; the lowest id among equals.
     pub fn best(&self) -> i64 {
         match self {
-            Distribution::Full(row) => {
-                (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best }) as i64
-            }
+            Distribution::Full(row) => best(row),
             Distribution::Top(top) => {
                 let better = |a: &(i64, f32), b: &(i64, f32)| a.1 > b.1 || (a.1 == b.1 && a.0 < b.0);
-                let best = |found: Option<(i64, f32)>, t: &(i64, f32)| match found {
+                let first = |found: Option<(i64, f32)>, t: &(i64, f32)| match found {
                     Some(f) if !better(t, &f) => Some(f),
                     _ => Some(*t),
                 };
-                top.iter().fold(None, best).map_or(0, |(id, _)| id)
+                top.iter().fold(None, first).map_or(0, |(id, _)| id)
             }
         }
     }

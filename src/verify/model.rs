@@ -1,6 +1,7 @@
 //! A model of the intermediate representation as a runner: the float reference, and what the files of a GGUF artifact hold. Many samples pass each node together,
 //! so that a weight is read once for all of them, and logits are computed for the rows that are asked for alone.
 
+use super::distribution::distributions;
 use super::runner::{About, Distribution, Question, Runner, RunnerError, RunnerKind, Scored, Until};
 use super::trace::{Features, TraceTap, Traced};
 use crate::exec::{
@@ -140,9 +141,9 @@ impl<'a> ModelRunner<'a> {
     fn score_group(&self, questions: &[Question]) -> Result<Vec<Scored>, Failed> {
         let features = self.features(questions)?;
         let logits = self.rows(questions, &features)?;
-        let one = |(features, logits): (Option<Tensor<f32>>, Tensor<f32>)| {
-            let rows = (0..logits.rows()).map(|r| Distribution::Full(logits.row(r).to_vec())).collect();
-            Scored { rows, features }
+        let one = |(features, logits): (Option<Tensor<f32>>, Tensor<f32>)| Scored {
+            rows: distributions(logits.data(), logits.cols()),
+            features,
         };
         Ok(features.into_iter().zip(logits).map(one).collect())
     }
@@ -310,9 +311,8 @@ impl Traced for ModelRunner<'_> {
         let mut run = || {
             let inputs = self.decoder_inputs(question, features.as_ref())?;
             let logits = float(self.traced(Part::Decoder, inputs, tap)?, "decoder", "logits")?;
-            Ok((first_row(question)..logits.rows())
-                .map(|r| Distribution::Full(logits.row(r).to_vec()))
-                .collect())
+            let from = first_row(question).min(logits.rows()) * logits.cols();
+            Ok(distributions(&logits.data()[from..], logits.cols()))
         };
         run().map_err(|e: Failed| e.of(question))
     }

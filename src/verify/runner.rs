@@ -62,8 +62,8 @@ pub struct Question {
 /// The distribution of the next token.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Distribution {
-    /// Natural logarithms of the probabilities of all tokens, up to a constant: logits. Whoever compares them normalises them in f64; what f32 rounds then
-    /// counts in the second order alone.
+    /// Natural logarithms of the probabilities of all tokens. Whoever compares them normalises them once more in f64; what f32 rounds then counts in the second
+    /// order alone.
     Full(Vec<f32>),
     /// The most likely tokens, best first, with the natural logarithms of their probabilities among all tokens.
     Top(Vec<(i64, f32)>),

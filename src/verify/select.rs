@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::llama_cpp::{self, GgufFiles, LlamaCpp, ServerOptions};
+use super::onnx::{EmbeddedOnnx, Weights};
 use super::onnxruntime::{self, OnnxRuntime, RuntimeOptions};
 use super::runner::{Runner, RunnerError, RunnerKind};
 use crate::export::onnx::GraphSignature;
@@ -152,11 +153,17 @@ pub fn runner(
 
 /// The reference executor on the artifact's files.
 fn embedded(files: &ArtifactFiles) -> Result<Box<dyn Runner>, RunnerError> {
-    Err(RunnerError::Unsupported {
-        kind: RunnerKind::Embedded,
-        what: format!("{} files", files.format()),
-        hint: format!("pass --runtime {}", files.real_runtime().name()),
-    })
+    match files {
+        ArtifactFiles::Onnx { folder, graphs } => {
+            Ok(Box::new(EmbeddedOnnx::open(folder, graphs, Weights::Keep)?))
+        }
+        // Their tensors have the places of llama.cpp's graphs: what they mean stands in the checkpoint.
+        ArtifactFiles::Gguf(_) => Err(RunnerError::Unsupported {
+            kind: RunnerKind::Embedded,
+            what: "GGUF files without the checkpoint they were made from".into(),
+            hint: format!("pass --runtime {}", files.real_runtime().name()),
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -354,18 +354,14 @@ fn a_changed_byte_is_found_before_anything_runs() {
 #[test]
 fn samples_of_the_calibration_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut command = command(&artifact("w4a8"), "4", &dir.path().join("report.json"), &[]);
-    // The last of equal flags would be an error: the data is named anew.
-    let data = text(&fixture(TINY).join("calibration.tsv"));
-    let args: Vec<String> = command.get_args().map(|a| a.to_str().unwrap().to_string()).collect();
-    let evaluation = text(&fixture(TINY).join("evaluation.tsv"));
-    let args: Vec<String> =
-        args.into_iter().map(|a| if a == evaluation { data.clone() } else { a }).collect();
+    let command = command(&artifact("w4a8"), "4", &dir.path().join("report.json"), &[]);
+    let (evaluation, calibration) =
+        (fixture(TINY).join("evaluation.tsv"), fixture(TINY).join("calibration.tsv"));
+    let data = |arg| if arg == evaluation.as_os_str() { calibration.as_os_str() } else { arg };
     let mut again = Command::new(command.get_program());
-    again.args(args).stdin(Stdio::null());
+    again.args(command.get_args().map(data)).stdin(Stdio::null());
     let (_, err) = ended(&mut again, 2);
     assert!(err.contains("4 of 4 samples were calibration samples"), "{err}");
-    drop(command.stdin(Stdio::null()));
 }
 
 #[test]

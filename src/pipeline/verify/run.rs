@@ -60,27 +60,12 @@ pub fn verify(request: &VerifyRequest, progress: &mut dyn Progress) -> Result<Ve
     let files = Files::open(&request.artifact, &manifest, &resolved.description)?;
     let (samples, left) = usable(samples(request, &manifest)?, files.shows_images())?;
     let mut different = files.differences(&request.artifact, &manifest, &checkpoint, &resolved)?;
-    let own = |files: &Files<'_>| {
-        let described = (&checkpoint, &resolved.description);
-        files.preparer(&request.artifact, &library, described)
-    };
-    let reference = || preparer(checkpoint.files(), &resolved.description);
-    let artifact = match own(&files) {
-        // Files that make no prompts are a finding where it is known what is wrong with them: the rest is verified with the checkpoint's.
-        Err(e) if !different.is_empty() => {
-            different
-                .push(format!("no prompt can be made with them ({e}), so that the checkpoint's were used"));
-            reference()?
-        }
-        found => found?,
-    };
-    let preparers = Preparers { reference: reference()?, artifact };
+    let preparers = Preparers::of(request, &files, &library, (&checkpoint, &resolved), &mut different)?;
     let questions = questions(request, &samples, &preparers.reference, &preparers.artifact)?;
     progress.at(1, "hashes, configuration, data");
     progress.end();
-    let target = files.target(&resolved.description)?;
     let rule = manifest.recipe.rotation.done(&manifest.rotations);
-    let transformed = transform(&resolved.model, &rule, target)?;
+    let transformed = transform(&resolved.model, &rule, files.target(&resolved.description)?)?;
     let mut run = Run {
         request,
         manifest: &manifest,
@@ -95,38 +80,7 @@ pub fn verify(request: &VerifyRequest, progress: &mut dyn Progress) -> Result<Ve
     if left > 0 {
         run.not_checked.push(format!("{left} samples with images: the artifact has no vision side."));
     }
-    let runtime = run.runtime()?;
-    let weights = CheckpointWeights::new(run.checkpoint, &run.resolved.bindings);
-    match &files {
-        Files::Onnx(graphs) => {
-            let kept = if fits(&manifest) { Weights::Keep } else { Weights::Stream };
-            let open = || EmbeddedOnnx::open(&request.artifact, graphs, kept);
-            let (mut embedded, copy) = (open()?, open()?);
-            let width = resolved.description.spec.decoder.width;
-            let (declared, floating) =
-                (Look::new(&copy, Rounding::Declared, width), Look::new(&copy, Rounding::Float, width));
-            let floating = rounds(&manifest).then_some(&floating as &dyn Traced);
-            run.finish(
-                &weights,
-                (&mut embedded, Looks { declared: &declared, floating }),
-                runtime,
-                &different,
-            )
-        }
-        Files::Gguf { text, mmproj, plan } => {
-            let held = GgufWeights::new(&resolved.model, plan, text, mmproj.as_ref());
-            let new = || {
-                ModelRunner::new(&resolved.model, &held, "reference executor on the blocks of the GGUF files")
-            };
-            let (mut embedded, copy) = (new(), new());
-            run.finish(
-                &weights,
-                (&mut embedded, Looks { declared: &copy, floating: None }),
-                runtime,
-                &different,
-            )
-        }
-    }
+    run.with_files(&files, &different)
 }
 
 /// Bytes of an artifact up to which the interpreter keeps its weights.
@@ -160,6 +114,30 @@ struct Preparers {
     artifact: Preparer,
 }
 
+impl Preparers {
+    /// Those of a verification. `different` says where the artifact's files differ from the checkpoint's, and is told where they make no prompts at all.
+    fn of(
+        request: &VerifyRequest,
+        files: &Files<'_>,
+        library: &Library,
+        (checkpoint, resolved): (&Checkpoint, &Resolved),
+        different: &mut Vec<String>,
+    ) -> Result<Self, PipelineError> {
+        let reference = || preparer(checkpoint.files(), &resolved.description);
+        let artifact = match files.preparer(&request.artifact, library, (checkpoint, &resolved.description)) {
+            // Files that make no prompts are a finding where it is known what is wrong with them: the rest is verified with the checkpoint's.
+            Err(e) if !different.is_empty() => {
+                different.push(format!(
+                    "no prompt can be made with them ({e}), so that the checkpoint's were used"
+                ));
+                reference()?
+            }
+            found => found?,
+        };
+        Ok(Self { reference: reference()?, artifact })
+    }
+}
+
 /// One verification on its way.
 struct Run<'a> {
     request: &'a VerifyRequest,
@@ -185,6 +163,33 @@ struct Said {
 impl<'a> Run<'a> {
     fn until(&self) -> Until<'a> {
         Until { max_new: self.request.max_new_tokens, stop: &self.resolved.description.prompt.eos_token_ids }
+    }
+
+    /// Opens the files for the reference executor, and for the real runtime where it is to run them.
+    fn with_files(&mut self, files: &Files<'_>, different: &[String]) -> Result<VerifyReport, PipelineError> {
+        let runtime = self.runtime()?;
+        let resolved = self.resolved;
+        let weights = CheckpointWeights::new(self.checkpoint, &resolved.bindings);
+        match files {
+            Files::Onnx(graphs) => {
+                let kept = if fits(self.manifest) { Weights::Keep } else { Weights::Stream };
+                let open = || EmbeddedOnnx::open(&self.request.artifact, graphs, kept);
+                let (mut embedded, copy) = (open()?, open()?);
+                let look = |rounding| Look::new(&copy, rounding, resolved.description.spec.decoder.width);
+                let (declared, floating) = (look(Rounding::Declared), look(Rounding::Float));
+                let floating = rounds(self.manifest).then_some(&floating as &dyn Traced);
+                let looks = Looks { declared: &declared, floating };
+                self.finish(&weights, (&mut embedded, looks), runtime, different)
+            }
+            Files::Gguf { text, mmproj, plan } => {
+                let held = GgufWeights::new(&resolved.model, plan, text, mmproj.as_ref());
+                let detail = "reference executor on the blocks of the GGUF files";
+                let new = || ModelRunner::new(&resolved.model, &held, detail);
+                let (mut embedded, copy) = (new(), new());
+                let looks = Looks { declared: &copy, floating: None };
+                self.finish(&weights, (&mut embedded, looks), runtime, different)
+            }
+        }
     }
 
     /// The real runtime, unless the reference executor was asked for or has to stand in.
@@ -242,11 +247,12 @@ impl<'a> Run<'a> {
         checks.push(self.image_swap(&mut reference, runner, &said)?);
         checks.push(checks::degenerate(said.answers.iter().map(|a| (&a.float[..], &a.own[..]))));
         self.progress.at(1, "images exchanged");
-        let about = runner.about().clone();
+        let (about, notes) = (runner.about().clone(), runner.notes());
         checks.push(match &mut runtime {
             Some(runtime) => self.text_only(embedded, runtime.as_mut())?,
             None => checks::text_only(None, 0),
         });
+        self.not_checked.extend(notes);
         self.progress.at(2, "no images");
         self.progress.end();
         let attribution = match self.request.attribution {
