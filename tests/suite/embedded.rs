@@ -95,10 +95,10 @@ impl Exported {
 /// because they are made of the same numbers. 1.9e-6 was the largest found.
 const EXACT: f32 = 1e-5;
 
-/// Where ONNX Runtime rounds rows to int8 by itself, see [`super::forms`].
-const ROUNDED: f32 = 2e-2;
+/// Where ONNX Runtime rounds rows to int8 by itself, see [`super::forms`]; 1.8e-2 was the largest found.
+const ROUNDED: f32 = 4e-2;
 
-/// Largest difference of the logits of a whole float prompt; 2.4e-6 was the largest found.
+/// Largest difference of the logits of a whole float prompt; 2.9e-6 was the largest found.
 const FLOAT: f32 = 1e-5;
 
 /// Computes every value from the runtime's operands; the largest error and its value.
@@ -169,9 +169,10 @@ fn compare(name: &str, exported: &Exported, questions: &[Question], float: &Gold
         least = least.min(share);
     }
     // A code on a tie may fall to the other side after sums in another order, and in these random networks its effect grows to a part of quantization's own
-    // (`super::families` says more). Of three prompts one mostly has no such code; the largest least share found is 0.14, a wrong scale gives about 1.
+    // (`super::families` says more). Of three prompts one mostly has few such codes: 0.38 was the largest least share found, under standard operators, where
+    // the runtime adds whole numbers and the interpreter, by the definition, floats. A wrong scale gives about 1.
     let quantized = !what.contains("float") && !exported.runtime_rounds();
-    assert!(!quantized || least < 0.5, "{name} {what}: {least}");
+    assert!(!quantized || least < 0.6, "{name} {what}: {least}");
 }
 
 const RECIPES: &[&[&str]] = &[
@@ -237,8 +238,8 @@ for_each_fixture!(fixtures);
 
 const SAMPLES: usize = 32;
 
-/// What codes on ties may change, of the largest image feature and of the logarithm of a probability. 8.7e-7 was the largest found of the latter, so no code
-/// differed that matters; a processor that sums in another order may have some, and one step of a code is a hundredth of a row's largest element.
+/// What codes on ties may change, of the largest image feature (1.7e-3 was the largest found) and of the logarithm of a probability (8.7e-7). A processor that
+/// sums in another order may have others, and one step of a code is a hundredth of a row's largest element.
 const TIES: f32 = 5e-2;
 
 #[test]

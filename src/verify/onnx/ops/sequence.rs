@@ -1,4 +1,4 @@
-//! Sequences of tensors.
+//! Sequences of tensors: made empty, grown at the end, joined.
 
 use std::sync::Arc;
 
