@@ -59,6 +59,9 @@ pub struct Args {
     /// The export, which needs no command word.
     #[command(flatten)]
     pub export: Option<ExportArgs>,
+    /// How what was exported is verified. Beside the export, because a group that is optional cannot hold another.
+    #[command(flatten)]
+    pub how: VerifyFlags,
 }
 
 /// Commands besides the export.
@@ -167,10 +170,6 @@ pub struct ExportArgs {
     /// Evaluation samples, in the formats of --calibration; none of its samples.
     #[arg(long, value_name = "FILE", requires = "verify", value_hint = clap::ValueHint::FilePath, help_heading = "Verification")]
     pub data: Option<PathBuf>,
-
-    /// How it is verified.
-    #[command(flatten)]
-    pub how: VerifyFlags,
 
     /// Print what would be done and stop.
     #[arg(long, help_heading = "Look first")]

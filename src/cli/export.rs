@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::SCHEMA_VERSION;
-use super::args::ExportArgs;
+use super::args::{ExportArgs, VerifyFlags};
 use super::error::{CliError, ExitStatus};
 use super::explain;
 use super::format::{bytes, count, percent, plural, property};
@@ -24,8 +24,8 @@ use crate::verify::report::VerifyReport;
 ///
 /// # Errors
 /// [`CliError`] of the step that fails.
-pub fn run(args: &ExportArgs, printer: &mut Printer) -> Result<ExitStatus, CliError> {
-    verify::refuse_without(args)?;
+pub fn run(args: &ExportArgs, how: &VerifyFlags, printer: &mut Printer) -> Result<ExitStatus, CliError> {
+    verify::refuse_without(args, how)?;
     start_threads(args.threads)?;
     if args.dump_ir {
         return dump_ir(args, printer).map(|()| ExitStatus::Success);
@@ -43,7 +43,7 @@ pub fn run(args: &ExportArgs, printer: &mut Printer) -> Result<ExitStatus, CliEr
     }
     let export = pipeline::export(&request, printer)?;
     let verification = match &args.data {
-        Some(data) => Some(verify::behind_export(args, &export.artifact, data, printer)?),
+        Some(data) => Some(verify::behind_export(args, how, (&export.artifact, data), printer)?),
         None => None,
     };
     printer.finish_warnings();

@@ -54,7 +54,7 @@ fn dispatch(args: &Args, printer: &mut Printer) -> Result<ExitStatus, CliError> 
         (Some(Command::Preprocess(a)), _) => preprocess::run(a, printer)?,
         (Some(Command::Run(a)), _) => run::run(a, printer)?,
         (Some(Command::Completions { shell }), _) => completions(*shell, printer)?,
-        (None, Some(a)) => return export::run(a, printer),
+        (None, Some(a)) => return export::run(a, &args.how, printer),
         // The parser asks for MODEL when there is no command; help is what is left to say.
         (None, None) => printer.text(&Args::command().render_help().ansi().to_string())?,
     }

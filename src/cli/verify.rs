@@ -45,8 +45,8 @@ pub fn run(args: &VerifyArgs, printer: &mut Printer) -> Result<ExitStatus, CliEr
 /// As [`run`].
 pub fn behind_export(
     args: &ExportArgs,
-    artifact: &Path,
-    data: &Path,
+    how: &VerifyFlags,
+    (artifact, data): (&Path, &Path),
     printer: &mut Printer,
 ) -> Result<VerifyReport, CliError> {
     let request = VerifyRequest {
@@ -54,17 +54,16 @@ pub fn behind_export(
         reference: args.model.clone(),
         family_file: args.family_file.clone(),
         data: CalibrationData { path: data.to_path_buf(), allow_outside: args.allow_outside, limit: None },
-        ..request(&args.how, args.threads)?
+        ..request(how, args.threads)?
     };
-    verified(&request, &args.how, printer)
+    verified(&request, how, printer)
 }
 
 /// Flags of a verification that were given to an export without one are a mistake.
 ///
 /// # Errors
 /// [`CliError::WithoutVerify`].
-pub fn refuse_without(args: &ExportArgs) -> Result<(), CliError> {
-    let how = &args.how;
+pub fn refuse_without(args: &ExportArgs, how: &VerifyFlags) -> Result<(), CliError> {
     let given = [
         ("runtime", how.runtime.is_some()),
         ("provider", how.provider.is_some()),

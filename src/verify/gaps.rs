@@ -1,5 +1,6 @@
 //! Errors of single values of an artifact against the float model's, summed over samples: residuals by modality, linears as a whole or up to a scale per channel.
 
+use super::bootstrap::percentile;
 use crate::numeric::Tensor;
 
 /// Squares of differences and of values.
@@ -61,53 +62,92 @@ pub fn alike(a: &Tensor<f32>, b: &Tensor<f32>) -> bool {
     a.rows() == b.rows() && a.cols() == b.cols()
 }
 
-/// Errors of the result of a linear.
+/// Errors of the result of a linear, channel by channel.
 #[derive(Clone, Debug, Default)]
 pub struct LinearSquares {
-    whole: Squares,
-    /// Of each channel: products of both, squares of the found, squares of the reference.
-    channels: Vec<[f64; 3]>,
+    /// Rows that did not fit.
+    broken: bool,
+    channels: Vec<Channel>,
+}
+
+/// Sums over the rows of one channel.
+#[derive(Clone, Copy, Debug, Default)]
+struct Channel {
+    product: f64,
+    found: f64,
+    reference: f64,
+    difference: f64,
+}
+
+/// A channel that is off by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OddChannel {
+    /// Its index in the artifact.
+    pub channel: usize,
+    /// Its relative error.
+    pub error: f64,
+    /// How many times the error of the linear's typical channel it has, relative to the channel and in absolute terms, whichever is less.
+    pub times: f64,
 }
 
 impl LinearSquares {
-    /// Adds rows that are compared as they are.
-    pub fn add(&mut self, reference: &Tensor<f32>, found: &Tensor<f32>) {
-        match alike(reference, found) {
-            true => self.whole.add(reference.data(), found.data()),
-            false => self.whole.difference = f64::INFINITY,
-        }
-    }
-
-    /// Adds rows that are compared up to a factor per channel.
-    pub fn add_scaled(&mut self, reference: &Tensor<f32>, found: &Tensor<f32>) {
-        if !alike(reference, found) {
-            self.whole.difference = f64::INFINITY;
+    /// Adds rows that are compared as they are, or up to a factor per channel (`scaled`).
+    pub fn add(&mut self, reference: &Tensor<f32>, found: &Tensor<f32>, scaled: bool) {
+        if !alike(reference, found) || (!self.channels.is_empty() && self.channels.len() != found.cols()) {
+            self.broken = true;
             return;
         }
-        self.channels.resize(reference.cols(), [0.0; 3]);
+        self.channels.resize(reference.cols(), Channel::default());
         for row in 0..reference.rows() {
             for (sums, (r, f)) in self.channels.iter_mut().zip(reference.row(row).iter().zip(found.row(row)))
             {
                 let (r, f) = (f64::from(*r), f64::from(*f));
-                sums[0] += r * f;
-                sums[1] += f * f;
-                sums[2] += r * r;
+                sums.product += r * f;
+                sums.found += f * f;
+                sums.reference += r * r;
+                sums.difference += (r - f).powi(2);
+            }
+        }
+        if scaled {
+            // min over a of sum (r - a f)^2 = sum r^2 - (sum r f)^2 / sum f^2
+            for c in &mut self.channels {
+                let explained = if c.found > 0.0 { c.product * c.product / c.found } else { 0.0 };
+                c.difference = (c.reference - explained).max(0.0);
             }
         }
     }
 
     /// Relative error; of channels with a factor, what is left where each has the factor that leaves least.
     pub fn error(&self) -> Option<f64> {
-        let mut sum = self.whole;
-        for [product, found, value] in &self.channels {
-            // min over a of sum (r - a f)^2 = sum r^2 - (sum r f)^2 / sum f^2
-            let explained = if *found > 0.0 { product * product / found } else { 0.0 };
-            sum.difference += (value - explained).max(0.0);
-            sum.value += value;
+        if self.broken {
+            return Some(WORST);
         }
-        sum.error()
+        let of = |part: fn(&Channel) -> f64| self.channels.iter().map(part).sum();
+        Squares { difference: of(|c| c.difference), value: of(|c| c.reference) }.error()
+    }
+
+    /// The channel that is furthest from what the linear's channels have in common: rounding leaves about the same error in each, a wrong scale or weight a large one in
+    /// one. None where no channel has an error of a percent.
+    pub fn odd_channel(&self) -> Option<OddChannel> {
+        let relative = |c: &Channel| (c.difference / c.reference.max(f64::MIN_POSITIVE)).sqrt();
+        let absolute = |c: &Channel| c.difference.sqrt();
+        let median = |of: fn(&Channel) -> f64| {
+            let mut values: Vec<f64> = self.channels.iter().map(of).collect();
+            percentile(&mut values, 0.5).max(f64::MIN_POSITIVE)
+        };
+        let (typical, size) = (median(relative), median(absolute));
+        let odd = |(channel, c): (usize, &Channel)| {
+            let error = relative(c).min(WORST);
+            let times = (error / typical).min(absolute(c) / size).min(WORST);
+            OddChannel { channel, error, times }
+        };
+        let odd = self.channels.iter().enumerate().map(odd).filter(|o| o.error > ODD);
+        odd.max_by(|a, b| a.times.total_cmp(&b.times))
     }
 }
+
+/// Errors of a channel that are too small to be anything but rounding.
+const ODD: f64 = 0.01;
 
 #[cfg(test)]
 mod tests {
@@ -136,15 +176,33 @@ mod tests {
         let reference = rows(&[1.0, 2.0, 3.0, -1.0, 0.5, 4.0], 2);
         let scaled = rows(&[10.0, 0.2, 30.0, -0.1, 5.0, 0.4], 2);
         let (mut as_is, mut up_to) = (LinearSquares::default(), LinearSquares::default());
-        as_is.add(&reference, &scaled);
-        up_to.add_scaled(&reference, &scaled);
+        as_is.add(&reference, &scaled, false);
+        up_to.add(&reference, &scaled, true);
         assert!(as_is.error().unwrap() > 1.0 && up_to.error().unwrap() < 1e-6, "{:?}", up_to.error());
         // One row off in one channel: not a factor any more.
         let mut off = LinearSquares::default();
-        off.add_scaled(&reference, &rows(&[10.0, 0.2, 33.0, -0.1, 5.0, 0.4], 2));
+        off.add(&reference, &rows(&[10.0, 0.2, 33.0, -0.1, 5.0, 0.4], 2), true);
         assert!(off.error().unwrap() > 0.01);
         let mut zero = LinearSquares::default();
-        zero.add_scaled(&reference, &rows(&[0.0; 6], 2));
+        zero.add(&reference, &rows(&[0.0; 6], 2), true);
         assert!((zero.error().unwrap() - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn one_channel_that_is_off_stands_out() {
+        let noisy = |off: Option<usize>| {
+            let reference: Vec<f32> = (0..40 * 8).map(|i| ((i * 37) % 19) as f32 - 9.0).collect();
+            let wrong = |i: usize, x: f32| {
+                if off == Some(i % 8) { 2.0 * x } else { x + ((i % 3) as f32 - 1.0) / 10.0 }
+            };
+            let found: Vec<f32> = reference.iter().enumerate().map(|(i, x)| wrong(i, *x)).collect();
+            let mut sums = LinearSquares::default();
+            sums.add(&rows(&reference, 8), &rows(&found, 8), false);
+            sums.odd_channel()
+        };
+        assert!(noisy(None).unwrap().times < 2.0);
+        let odd = noisy(Some(5)).unwrap();
+        assert!(odd.channel == 5 && odd.times > 10.0 && (odd.error - 1.0).abs() < 1e-6, "{odd:?}");
+        assert_eq!(LinearSquares::default().odd_channel(), None);
     }
 }

@@ -229,8 +229,22 @@ pub struct LinearGap {
     pub error: f64,
     /// What the export measured for it, where it did.
     pub expected: Option<f64>,
+    /// The channel of its result that is off by itself, where there is one: rounding leaves about the same error in all, a wrong scale or weight a large one in one.
+    pub odd_channel: Option<ChannelGap>,
     /// What would help.
     pub advice: String,
+}
+
+/// One channel of the result of a linear.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelGap {
+    /// Its index in the artifact.
+    pub channel: usize,
+    /// Its relative error.
+    pub error: f64,
+    /// How many times the error of the linear's typical channel that is.
+    pub times: f64,
 }
 
 /// Static activation scales of one linear.

@@ -106,7 +106,7 @@ fn cause(name: &str, kld: Option<f64>, text: &str) -> Cause {
 }
 
 fn linear(role: &str, error: f64, expected: Option<f64>, advice: &str) -> LinearGap {
-    LinearGap { role: role.into(), error, expected, advice: advice.into() }
+    LinearGap { role: role.into(), error, expected, odd_channel: None, advice: advice.into() }
 }
 
 fn checks() -> Vec<Check> {

@@ -8,20 +8,6 @@ use std::process::{Command, Stdio};
 
 use serde_norway::Value;
 
-/// Flags of a command that the program does not have yet. One that has come is to be taken off.
-const COMING: &[&str] = &[
-    "--reference",
-    "--data",
-    "--runtime",
-    "--samples",
-    "--max-kld",
-    "--min-top1",
-    "--max-flips",
-    "--max-accuracy-drop",
-    "--html",
-    "--markdown",
-];
-
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
@@ -81,13 +67,49 @@ fn every_flag_exists() {
     let used: BTreeSet<String> = scripts().iter().flat_map(|s| flags(s)).collect();
     assert!(used.len() > 12 && used.contains("--max-kld"), "{used:?}");
     for flag in &used {
-        assert!(
-            known.contains(flag.as_str()) || COMING.contains(&flag.as_str()),
-            "the program has no {flag}"
-        );
+        assert!(known.contains(flag.as_str()), "the program has no {flag}");
     }
-    let come: Vec<_> = COMING.iter().filter(|f| known.contains(**f) || !used.contains(**f)).collect();
-    assert!(come.is_empty(), "take {come:?} off the list COMING: the program has them, or nothing uses them");
+}
+
+/// The steps that export and verify, as GitHub runs them, with the program of this repository.
+#[test]
+fn the_steps_of_the_action_export_and_verify() {
+    let dir = tempfile::tempdir().unwrap();
+    let action = action();
+    let steps = action["runs"]["steps"].as_sequence().unwrap();
+    let script = |name: &str| {
+        let step = steps.iter().find(|s| s["name"].as_str() == Some(name)).unwrap();
+        step["run"].as_str().unwrap().to_string()
+    };
+    let program = Path::new(env!("CARGO_BIN_EXE_mquant-export")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/qwen2_vl_tiny");
+    let run = |name: &str, max_kld: &str| {
+        let mut bash = Command::new("bash");
+        bash.args(["--noprofile", "--norc", "-e", "-o", "pipefail", "-c", &script(name)]).current_dir(&dir);
+        for empty in ["CALIBRATION", "MIN_TOP1", "MAX_FLIPS", "MAX_ACCURACY_DROP"] {
+            bash.env(empty, "");
+        }
+        bash.env("PATH", &path).env("MODEL", &model).env("DATA", model.join("evaluation.tsv"));
+        bash.env("FORMAT", "onnx").env("RECIPE", "float").env("RUNTIME", "embedded").env("SAMPLES", "2");
+        bash.env("ARTIFACT", "made").env("REPORT", "report").env("MAX_KLD", max_kld);
+        bash.env("GITHUB_OUTPUT", dir.path().join("output"))
+            .env("GITHUB_STEP_SUMMARY", dir.path().join("summary"));
+        bash.output().unwrap()
+    };
+    let told = |out: &std::process::Output| String::from_utf8_lossy(&out.stderr).into_owned();
+    let export = run("Export", "");
+    assert!(export.status.success(), "{}", told(&export));
+    assert!(fs::read_to_string(dir.path().join("output")).unwrap().starts_with("manifest-sha256="));
+    let passed = run("Verify", "0.01");
+    assert_eq!(passed.status.code(), Some(0), "{}", told(&passed));
+    let failed = run("Verify", "0");
+    assert_eq!(failed.status.code(), Some(1), "{}", told(&failed));
+    for file in ["verify.json", "verify.html", "verify.md"] {
+        assert!(dir.path().join("report").join(file).is_file(), "{file}");
+    }
+    let summary = fs::read_to_string(dir.path().join("summary")).unwrap();
+    assert!(summary.contains("PASS") && summary.contains("FAIL"), "{summary}");
 }
 
 #[test]

@@ -259,6 +259,7 @@ impl<'a> Run<'a> {
             0 => None,
             n => Some(self.attribute((&reference, weights), looks, (&said, real), n)?),
         };
+        checks.push(checks::structure(attribution.as_ref()));
         // Failed ones first; otherwise as they come.
         checks.sort_by_key(|c| c.passed);
         self.report(about, said, measured, checks, attribution)

@@ -73,13 +73,17 @@ pub(super) fn scales(manifest: &Manifest) -> Vec<ScalePair> {
     manifest.linears.iter().filter_map(pair).collect()
 }
 
-/// What the export expected of a linear.
+/// What the export expected of a linear, where it measured it.
 pub(super) fn expectation(manifest: &Manifest, role: &str) -> Option<Expectation> {
     let linear = manifest.linears.iter().find(|l| l.role == role)?;
     let decision = manifest.decisions.iter().find(|d| d.role == role);
     let chosen = decision.and_then(|d| d.candidates.get(d.chosen));
     let rounding = linear.rounding.map_or(0.0, |r| r.error);
     let error = chosen.map_or(rounding, |c| c.error.max(rounding));
+    if error == 0.0 {
+        // Rounded without being measured.
+        return None;
+    }
     let candidates = decision.into_iter().flat_map(|d| &d.candidates);
     let better = candidates
         .filter(|c| chosen.is_some_and(|chosen| c.error < chosen.error))
