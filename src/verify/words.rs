@@ -109,6 +109,7 @@ pub fn check_title(name: &str) -> &str {
         "configuration" => "Configuration",
         "preprocessing" => "Preprocessing",
         "structure" => "Structure",
+        "finite" => "Finite logits",
         other => other,
     }
 }

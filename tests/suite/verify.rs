@@ -425,3 +425,29 @@ fn thresholds_may_sit_in_the_recipe_and_flags_win() {
     let (_, err) = ended(&mut command(&path, "8", &json, &["--min-top1", "99"]), 2);
     assert!(err.contains("min-top1 is 99"), "{err}");
 }
+
+#[test]
+fn an_export_is_verified_in_the_same_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (text(&fixture(TINY)), dir.path().join("out"));
+    let (data, html) = (text(&fixture(TINY).join("evaluation.tsv")), dir.path().join("report.html"));
+    let run = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mquant-export"));
+        command.args([&model, "--format", "onnx", "--recipe", "float", "--force", "-o", &text(&out)]);
+        command.args(flags).stdin(Stdio::null());
+        command
+    };
+    let verify = ["--verify", "--data", &data, "--runtime", "embedded", "--samples", "2", "--json"];
+    let html_flags = ["--html", &text(&html), "--max-kld", "1e-9"];
+    let (stdout, _) = ended(&mut run(&[&verify[..], &html_flags].concat()), 0);
+    let told: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert!(told["verification"]["passed"] == true && told["family"] == "qwen2_vl", "{stdout}");
+    assert!(std::fs::read_to_string(&html).unwrap().contains("PASS"));
+    // A failed check leaves the artifact and the exit code says so.
+    ended(&mut run(&[&verify[..], &["--min-top1", "1", "--max-kld", "0"]].concat()), 1);
+    assert!(out.join("model.onnx").is_file());
+    let (_, err) = ended(&mut run(&["--max-kld", "1"]), 2);
+    assert!(err.contains("--max-kld without --verify"), "{err}");
+    let (_, err) = ended(&mut run(&["--verify"]), 2);
+    assert!(err.contains("--data"), "{err}");
+}

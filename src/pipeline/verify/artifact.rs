@@ -20,7 +20,14 @@ pub(super) enum Files<'a> {
     /// Graphs, with what goes in and out.
     Onnx(&'a [GraphSignature]),
     /// Models in blocks of ggml.
-    Gguf { text: GgufFile, mmproj: Option<GgufFile>, plan: &'a GgufPlan },
+    Gguf(Box<Models<'a>>),
+}
+
+/// The GGUF files and what they were written by.
+pub(super) struct Models<'a> {
+    pub text: GgufFile,
+    pub mmproj: Option<GgufFile>,
+    pub plan: &'a GgufPlan,
 }
 
 impl<'a> Files<'a> {
@@ -38,7 +45,7 @@ impl<'a> Files<'a> {
                 let first = form.text.first().ok_or_else(|| incomplete("text file"))?;
                 let text = GgufFile::open(&dir.join(first))?;
                 let mmproj = form.mmproj.first().map(|name| GgufFile::open(&dir.join(name))).transpose()?;
-                Ok(Files::Gguf { text, mmproj, plan: route(description)? })
+                Ok(Files::Gguf(Box::new(Models { text, mmproj, plan: route(description)? })))
             }
         }
     }
@@ -47,7 +54,7 @@ impl<'a> Files<'a> {
     pub fn shows_images(&self) -> bool {
         match self {
             Files::Onnx(_) => true,
-            Files::Gguf { mmproj, .. } => mmproj.is_some(),
+            Files::Gguf(models) => models.mmproj.is_some(),
         }
     }
 
@@ -55,7 +62,7 @@ impl<'a> Files<'a> {
     pub fn target(&self, description: &Description) -> Result<Target, PipelineError> {
         match self {
             Files::Onnx(_) => Ok(Target::Onnx),
-            Files::Gguf { .. } => Ok(Target::Gguf(crate::pipeline::emit::gguf::graph(description)?)),
+            Files::Gguf(_) => Ok(Target::Gguf(crate::pipeline::emit::gguf::graph(description)?)),
         }
     }
 
@@ -72,7 +79,7 @@ impl<'a> Files<'a> {
                 let files = SideFiles::open(dir)?;
                 preparer(&files, &describe(library, &files)?)
             }
-            Files::Gguf { .. } => preparer(checkpoint.files(), description),
+            Files::Gguf(_) => preparer(checkpoint.files(), description),
         }
     }
 
@@ -87,8 +94,8 @@ impl<'a> Files<'a> {
         let description = &resolved.description;
         match self {
             Files::Onnx(_) => configuration::of_onnx(dir, manifest, checkpoint, description),
-            Files::Gguf { text, mmproj, plan } => {
-                configuration::of_gguf(text, mmproj.as_ref(), plan, checkpoint, description)
+            Files::Gguf(m) => {
+                configuration::of_gguf(&m.text, m.mmproj.as_ref(), m.plan, checkpoint, description)
             }
         }
     }

@@ -181,8 +181,8 @@ impl<'a> Run<'a> {
                 let looks = Looks { declared: &declared, floating };
                 self.finish(&weights, (&mut embedded, looks), runtime, different)
             }
-            Files::Gguf { text, mmproj, plan } => {
-                let held = GgufWeights::new(&resolved.model, plan, text, mmproj.as_ref());
+            Files::Gguf(m) => {
+                let held = GgufWeights::new(&resolved.model, m.plan, &m.text, m.mmproj.as_ref());
                 let detail = "reference executor on the blocks of the GGUF files";
                 let new = || ModelRunner::new(&resolved.model, &held, detail);
                 let (mut embedded, copy) = (new(), new());

@@ -1,7 +1,7 @@
 //! GGUF artifacts in llama.cpp, through the public HTTP interface of `llama-server`: one that the user runs, or one that this program starts and ends.
 //!
 //! The server renders and tokenizes prompts itself and prepares images itself: that is what users of the files get. The tokens it made of the text are
-//! compared with ours, see [`prompt`](self::prompt); how rows behind fed tokens are had is in [`rows`](self::rows).
+//! compared with ours, see `prompt`; how rows behind fed tokens are had is in `rows`.
 
 mod http;
 mod identity;
