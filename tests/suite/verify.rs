@@ -209,15 +209,16 @@ fn a_scale_that_doubled_is_found_in_onnx() {
 
 #[test]
 fn a_byte_that_flipped_is_found_in_onnx() {
-    let (file, name) = ("model.onnx", "decoder.layers.2.mlp.gate_up.weight");
+    let (file, name) = ("vision.onnx", "vision.blocks.1.mlp.up.weight");
     let report = damaged("w4a8", "byte", |dir| {
         let mut bytes = read(dir, file, name);
-        // Rows of the stored matrix are the 256 inputs, columns the channels of gate, then of up.
-        assert_eq!(bytes.len(), 256 * 1024);
-        bytes[5 * 1024 + 100] ^= 0x80;
+        // Rows of the stored matrix are the 128 inputs, columns the channels of the result. The upper bit: a code of int8 is off by half of all codes. In the decoder, whose
+        // weights have 4 bits, that is 4 times the typical error of a channel, and rounding leaves up to 3.3 times.
+        assert_eq!(bytes.len(), 128 * 512);
+        bytes[5 * 512 + 100] ^= 0x80;
         write(dir, file, name, &bytes);
     });
-    is_odd(&report, "decoder.layers.2.mlp.gate", Some(100));
+    is_odd(&report, "vision.blocks.1.mlp.up", Some(100));
 }
 
 #[test]
