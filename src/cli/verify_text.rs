@@ -64,6 +64,15 @@ fn metrics(report: &VerifyReport) -> Vec<Vec<String>> {
     rows.extend(m.features.map(|f| {
         vec!["image features".into(), percent(f.relative_error), format!("cosine {:.6}", f.cosine)]
     }));
+    let attribution = report.attribution.iter();
+    let inner = attribution.flat_map(|a| {
+        let last = a.layers.iter().rev().find_map(|l| l.hidden);
+        [("decoder's input", a.embeddings), ("last hidden state", last)]
+    });
+    rows.extend(inner.filter_map(|(name, s)| {
+        let s = s?;
+        Some(vec![name.into(), percent(s.relative_error), format!("cosine {:.6}", s.cosine)])
+    }));
     rows
 }
 

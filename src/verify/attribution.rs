@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::compare::{NO_NUMBER, divergence};
+use super::compare::{Alike, NO_NUMBER, divergence};
 use super::coordinates::{Coordinates, Kind};
 use super::gaps::{ByModality, LinearSquares, alike};
 use super::report::{Attribution, Cause, ChannelGap, ComponentGap, LayerGap, LinearGap};
@@ -92,6 +92,8 @@ struct Sums {
     decoder: Mean,
     layers: BTreeMap<String, ByModality>,
     linears: BTreeMap<String, LinearSquares>,
+    embeddings: Alike,
+    hidden: BTreeMap<String, Alike>,
 }
 
 /// Attributes the difference on these questions. `expected` knows what the export expected of linears by role; `done` is told the number of questions done.
@@ -112,13 +114,15 @@ pub fn attribute(
     let order = || subject.vision.names().iter().chain(subject.decoder.names());
     let layer = |name: &String| {
         let gap = sums.layers.get(name)?;
-        Some(LayerGap { name: name.clone(), visual: gap.visual.error(), text: gap.text.error() })
+        let hidden = sums.hidden.get(name).and_then(Alike::similarity);
+        Some(LayerGap { name: name.clone(), visual: gap.visual.error(), text: gap.text.error(), hidden })
     };
     let linears = order().filter_map(|name| Some((name, sums.linears.get(name)?)));
     Ok(Attribution {
         samples: asked.len(),
         causes: sums.causes(subject),
         components: sums.components(),
+        embeddings: sums.embeddings.similarity(),
         layers: order().filter_map(layer).collect(),
         linears: worst(linears.map(|(name, sums)| (name.as_str(), sums)), expected),
     })
@@ -177,42 +181,67 @@ impl Sums {
         Ok(())
     }
 
-    /// Layers and linears of both graphs, each with the float model's values before it.
+    /// Values of both graphs: hidden states as the artifact computes them, then layers and linears, each with the float model's values before it.
     fn traces(&mut self, subject: &Subject<'_>, asked: Asked<'_>) -> Result<(), RunnerError> {
         let question = asked.reference;
-        let mut recorded = Recorded::new(subject.vision, false);
-        let own = subject.reference.vision(question, &mut |name, value| recorded.take(name, value))?;
-        let visual = Orders::new(&[], false);
-        let mut show = |name: &str, value: &Tensor<f32>| {
-            self.compare(subject.vision, &recorded, &visual, name, value, true)
-        };
-        subject.artifact.vision(question, &mut show)?;
-
-        let mut recorded = Recorded::new(subject.decoder, subject.by_modality);
-        subject.reference.decoder(question, &own, &mut |name, value| recorded.take(name, value))?;
+        let mut vision = Recorded::new(subject.vision, false);
+        let own = subject.reference.vision(question, &mut |name, value| vision.take(name, value))?;
+        let mut decoder = Recorded::new(subject.decoder, subject.by_modality);
+        subject.reference.decoder(question, &own, &mut |name, value| decoder.take(name, value))?;
         let (ids, _) = question.tokens();
         let modality: Vec<bool> = ids.iter().map(|id| *id == subject.image_token_id).collect();
-        let orders = Orders::new(&modality, subject.by_modality);
+        let orders = [Orders::new(&[], false), Orders::new(&modality, subject.by_modality)];
+
+        let features = subject
+            .artifact
+            .vision(question, &mut |name, value| self.follow(&vision, &orders[0], name, value))?;
+        subject.artifact.decoder(question, &features, &mut |name, value| {
+            self.follow(&decoder, &orders[1], name, value)
+        })?;
+
+        subject
+            .artifact
+            .vision(question, &mut |name, value| self.compare(&vision, &orders[0], name, value, true))?;
         let forth = own.as_ref().map(|rows| subject.decoder.features_forth(rows));
-        let mut show = |name: &str, value: &Tensor<f32>| {
-            self.compare(subject.decoder, &recorded, &orders, name, value, false)
-        };
-        subject.artifact.decoder(question, &forth, &mut show)?;
+        subject.artifact.decoder(question, &forth, &mut |name, value| {
+            self.compare(&decoder, &orders[1], name, value, false)
+        })?;
         Ok(())
+    }
+
+    /// Compares a hidden state as it is.
+    fn follow(
+        &mut self,
+        recorded: &Recorded<'_>,
+        orders: &Orders<'_>,
+        name: &str,
+        value: &Tensor<f32>,
+    ) -> Option<Tensor<f32>> {
+        let (kind, reference) = (recorded.coordinates.kind(name)?, recorded.values.get(name)?);
+        let sums = match kind {
+            Kind::Input => &mut self.embeddings,
+            Kind::Sum => self.hidden.entry(name.to_string()).or_default(),
+            Kind::Linear | Kind::ScaledLinear => return None,
+        };
+        let expected = recorded.coordinates.forth(name, reference);
+        let order = orders.nearest(&expected, value);
+        sums.add(&orders.apply(order, expected).0, value);
+        None
     }
 
     /// Compares one value of the artifact with what was recorded, and gives the float model's in its place where the residual goes on.
     fn compare(
         &mut self,
-        coordinates: &Coordinates,
         recorded: &Recorded<'_>,
         orders: &Orders<'_>,
         name: &str,
         value: &Tensor<f32>,
         all_visual: bool,
     ) -> Option<Tensor<f32>> {
+        let coordinates = recorded.coordinates;
         let (kind, reference) = (coordinates.kind(name)?, recorded.values.get(name)?);
         match kind {
+            Kind::Input => None,
             Kind::Sum => {
                 let expected = coordinates.forth(name, reference);
                 let order = orders.nearest(&expected, value);
@@ -378,7 +407,7 @@ impl<'a> Recorded<'a> {
 
     fn take(&mut self, name: &str, value: &Tensor<f32>) -> Option<Tensor<f32>> {
         let kept = match self.coordinates.kind(name)? {
-            Kind::Sum => value.clone(),
+            Kind::Input | Kind::Sum => value.clone(),
             Kind::Linear | Kind::ScaledLinear => self.part(value),
         };
         self.values.insert(name.to_string(), kept);

@@ -22,6 +22,8 @@ struct Turned {
 /// Where a value of the decoder or the vision graph is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// What the decoder is given: embeddings of tokens and rows of images.
+    Input,
     /// A sum that carries the residual on: the artifact goes on with the float model's value.
     Sum,
     /// The result of a linear.
@@ -29,6 +31,9 @@ pub enum Kind {
     /// The result of a linear whose channels may have been scaled one by one.
     ScaledLinear,
 }
+
+/// Name of the decoder's input.
+pub const INPUT: &str = "inputs_embeds";
 
 /// The values of one graph that are compared, and how they lie in the artifact.
 #[derive(Clone, Debug)]
@@ -45,6 +50,10 @@ impl Coordinates {
         let mut found = Self { points: BTreeMap::new(), names: vec![], features: Turned::default() };
         found.features = stream(transformed, Some(Stream::Decoder));
         let Some(graph) = model.graph(part) else { return found };
+        if part == Part::Decoder {
+            let turned = stream(transformed, Some(Stream::Decoder));
+            found.points.insert(INPUT.into(), (Kind::Input, turned));
+        }
         let scaled = scaled_linears(model);
         for node in &graph.nodes {
             let [value] = node.outputs.as_slice() else { continue };

@@ -1,6 +1,7 @@
 //! A model of the intermediate representation as a runner: the float reference, and what the files of a GGUF artifact hold. Many samples pass each node together,
 //! so that a weight is read once for all of them, and logits are computed for the rows that are asked for alone.
 
+use super::coordinates::INPUT;
 use super::distribution::distributions;
 use super::runner::{About, Distribution, Question, Runner, RunnerError, RunnerKind, Scored, Until};
 use super::trace::{Features, TraceTap, Traced};
@@ -309,7 +310,12 @@ impl Traced for ModelRunner<'_> {
         tap: TraceTap<'_>,
     ) -> Result<Vec<Distribution>, RunnerError> {
         let mut run = || {
-            let inputs = self.decoder_inputs(question, features.as_ref())?;
+            let mut inputs = self.decoder_inputs(question, features.as_ref())?;
+            if let Some(Value::Float(embeds)) = inputs.get_mut(INPUT)
+                && let Some(other) = tap(INPUT, embeds)
+            {
+                *embeds = other;
+            }
             let logits = float(self.traced(Part::Decoder, inputs, tap)?, "decoder", "logits")?;
             let from = first_row(question).min(logits.rows()) * logits.cols();
             Ok(distributions(&logits.data()[from..], logits.cols()))

@@ -179,6 +179,8 @@ pub struct Attribution {
     pub causes: Vec<Cause>,
     /// One component of the artifact at a time, the others being the float model's.
     pub components: Vec<ComponentGap>,
+    /// Inputs of the decoder, embeddings of tokens and rows of images, against the float model's.
+    pub embeddings: Option<Similarity>,
     /// What each half of a layer adds by itself, its input being the float model's, in graph order.
     pub layers: Vec<LayerGap>,
     /// The linears with the largest errors of their own, the worst first.
@@ -217,6 +219,8 @@ pub struct LayerGap {
     pub visual: Option<f64>,
     /// Relative error on text rows.
     pub text: Option<f64>,
+    /// The hidden state here against the float model's, with everything that came before being the artifact's too.
+    pub hidden: Option<Similarity>,
 }
 
 /// One linear.

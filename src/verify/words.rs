@@ -340,6 +340,7 @@ mod tests {
         let cause =
             |name: &str, kld| super::super::report::Cause { name: name.into(), kld, text: String::new() };
         let attribution = Attribution {
+            embeddings: None,
             samples: 1,
             causes: vec![
                 cause("weights", Some(0.5)),

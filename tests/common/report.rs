@@ -69,10 +69,16 @@ fn layers(vision: usize, decoder: usize, error: impl Fn(&str, usize) -> (f64, f6
                 name: format!("{component}.layers.{}.{half}.sum", i / 2),
                 visual: Some(visual),
                 text: (component == "decoder").then_some(text),
+                hidden: Some(Similarity { cosine: 1.0 - visual * visual / 2.0, relative_error: visual }),
             });
         }
         if component == "vision" {
-            gaps.push(LayerGap { name: "projector.output".into(), visual: Some(0.0051), text: None });
+            gaps.push(LayerGap {
+                name: "projector.output".into(),
+                visual: Some(0.0051),
+                text: None,
+                hidden: None,
+            });
         }
     }
     gaps
@@ -167,6 +173,7 @@ fn artifact() -> ArtifactAbout {
 fn attribution() -> Attribution {
     Attribution {
         samples: 16,
+        embeddings: Some(Similarity { cosine: 0.99998, relative_error: 0.0063 }),
         causes: vec![
             cause("preprocessing", Some(0.0002), "Our pixels against the runtime's own image processor."),
             cause(

@@ -130,13 +130,7 @@ impl Page {
             cards: cards(report),
             checks: report.checks.iter().map(check_row).collect(),
             quality: vec![charts::agreement(report), charts::divergence(report)],
-            features: report.measured.features.map(|f| {
-                format!(
-                    "Image features: cosine {}, relative error {}.",
-                    cosine(f.cosine),
-                    percent(f.relative_error)
-                )
-            }),
+            features: similarities(report),
             attribution: report.attribution.as_ref().map(gap),
             scales: charts::scales(&report.scales),
             ratios: charts::ratios(&report.scales),
@@ -218,6 +212,18 @@ fn cards(report: &VerifyReport) -> Vec<Card> {
         card("Accuracy of the artifact", &artifact, Unit::Share, "max_accuracy_drop", vec![drop])
     }));
     cards
+}
+
+/// How alike image features and the decoder's inputs are.
+fn similarities(report: &VerifyReport) -> Option<String> {
+    let inputs = report.attribution.as_ref().and_then(|a| a.embeddings);
+    let named = [("Image features", report.measured.features), ("Inputs of the decoder", inputs)];
+    let told = named.into_iter().filter_map(|(name, s)| {
+        let s = s?;
+        Some(format!("{name}: cosine {}, relative error {}.", cosine(s.cosine), percent(s.relative_error)))
+    });
+    let sentences: Vec<String> = told.collect();
+    (!sentences.is_empty()).then(|| sentences.join(" "))
 }
 
 fn gap(attribution: &Attribution) -> Gap {

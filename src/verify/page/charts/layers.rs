@@ -42,7 +42,11 @@ pub fn layers(gaps: &[LayerGap]) -> Figure {
         gaps.iter().flat_map(|l| SERIES.iter().filter_map(|s| (s.of)(l)).filter_map(tame)).collect();
     let cells = |l: &LayerGap| {
         let numbers = SERIES.iter().map(|s| Cell::number((s.of)(l), percent));
-        [Cell::text(&l.name)].into_iter().chain(numbers).collect()
+        let hidden = [
+            Cell::number(l.hidden.map(|h| h.relative_error), percent),
+            Cell::number(l.hidden.map(|h| h.cosine), |x| format!("{x:.6}")),
+        ];
+        [Cell::text(&l.name)].into_iter().chain(numbers).chain(hidden).collect()
     };
     let legend = SERIES.iter().map(|s| key(s.shape, s.mark, Some(s.line), s.name));
     let drawn = !values.is_empty();
@@ -50,14 +54,14 @@ pub fn layers(gaps: &[LayerGap]) -> Figure {
         id: "layers",
         title: TITLE.into(),
         caption: "Relative error of what each half of a layer computes when its input is the float model's, in graph order. The axis is logarithmic where \
-                  errors differ by more than a factor of 100."
+                  errors differ by more than a factor of 100. The numbers also have the hidden state with everything before it quantized."
             .into(),
         legend: if drawn { legend.collect() } else { vec![] },
         drawings: if drawn { at_widths("layers", FULL, |id, width| draw(id, width, gaps, &values)) } else { vec![] },
         empty: "No layer was measured.".into(),
         table: (!gaps.is_empty()).then(|| Table {
             caption: TITLE.into(),
-            heads: heads(&["layer", "#visual rows", "#text rows"]),
+            heads: heads(&["layer", "#visual rows", "#text rows", "#hidden state", "#cosine"]),
             rows: gaps.iter().map(cells).collect(),
         }),
     }
