@@ -6,7 +6,7 @@ use super::args::{self, ExportArgs, Form, Format, Ops, PreprocessArgs, RunArgs, 
 use super::error::CliError;
 use crate::export::gguf::GgufOptions;
 use crate::export::onnx::{self, MsqForm, OnnxOptions, OpSet};
-use crate::pipeline::{self, CalibrationData, ExportRequest, PreprocessRequest, RunRequest};
+use crate::pipeline::{self, ExportRequest, PreprocessRequest, RunRequest, SampleFile};
 use crate::quantize::recipe::{Method, Recipe};
 use crate::verify::runner::RunnerKind;
 use crate::verify::select::{SelectOptions, Wanted};
@@ -22,7 +22,7 @@ pub fn resolve(args: &ExportArgs) -> Result<ExportRequest, CliError> {
     };
     let recipe = recipe(args, &format)?;
     let out = args.out.clone().unwrap_or_else(|| default_out(&args.model, &recipe.name, &format));
-    let calibration = args.calibration.as_ref().map(|path| CalibrationData {
+    let calibration = args.calibration.as_ref().map(|path| SampleFile {
         path: path.clone(),
         allow_outside: args.allow_outside,
         limit: args.calibration_samples,

@@ -9,7 +9,7 @@ use super::export::start_threads;
 use super::printer::Printer;
 use super::resolve::wanted;
 use super::verify_text;
-use crate::pipeline::{self, CalibrationData, VerifyRequest};
+use crate::pipeline::{self, SampleFile, VerifyRequest};
 use crate::quantize::recipe::Thresholds;
 use crate::verify::markdown::markdown;
 use crate::verify::page;
@@ -27,7 +27,11 @@ pub fn run(args: &VerifyArgs, printer: &mut Printer) -> Result<ExitStatus, CliEr
         artifact: args.artifact.clone(),
         reference: args.reference.clone(),
         family_file: args.family_file.clone(),
-        data: CalibrationData { path: args.data.clone(), allow_outside: args.allow_outside, limit: None },
+        data: SampleFile {
+            path: args.data.clone(),
+            allow_outside: args.allow_outside,
+            limit: args.how.samples,
+        },
         ..request(&args.how, args.threads)?
     };
     let report = verified(&request, &args.how, printer)?;
@@ -53,7 +57,7 @@ pub fn behind_export(
         artifact: artifact.to_path_buf(),
         reference: args.model.clone(),
         family_file: args.family_file.clone(),
-        data: CalibrationData { path: data.to_path_buf(), allow_outside: args.allow_outside, limit: None },
+        data: SampleFile { path: data.to_path_buf(), allow_outside: args.allow_outside, limit: how.samples },
         ..request(how, args.threads)?
     };
     verified(&request, how, printer)
@@ -118,8 +122,7 @@ fn request(how: &VerifyFlags, threads: Option<usize>) -> Result<VerifyRequest, C
         artifact: PathBuf::new(),
         reference: PathBuf::new(),
         family_file: None,
-        data: CalibrationData { path: PathBuf::new(), allow_outside: false, limit: None },
-        samples: how.samples,
+        data: SampleFile { path: PathBuf::new(), allow_outside: false, limit: None },
         runtime: how.runtime.map_or(Wanted::Auto, wanted),
         thresholds: thresholds(how)?,
         metric: how.metric.map(metric),

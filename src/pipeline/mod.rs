@@ -25,6 +25,6 @@ pub use prepare::{calibration_samples, preparer};
 pub use preprocess::{PreprocessReport, PreprocessRequest, preprocess};
 pub use progress::{Progress, Silent, Stage, Warning};
 pub use report::{ExportReport, REPORT_VERSION};
-pub use request::{CalibrationData, ExportRequest, Format};
+pub use request::{ExportRequest, Format, SampleFile};
 pub use run::{RunReport, RunRequest, artifact_files, run};
 pub use verify::{VerifyRequest, verify};

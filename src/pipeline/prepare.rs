@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::error::PipelineError;
 use super::manifest::CalibrationItem;
 use super::progress::{Progress, Silent, Stage};
-use super::request::CalibrationData;
+use super::request::SampleFile;
 use crate::calibrate::chat::{ChatTemplate, SpecialTokens, template_source};
 use crate::calibrate::{DataError, LoadOptions, Preparer, Sample, load};
 use crate::checkpoint::{Checkpoint, SideFiles};
@@ -25,7 +25,7 @@ pub(super) struct Prepared {
 
 /// Loads and prepares a data set.
 pub(super) fn prepare(
-    data: &CalibrationData,
+    data: &SampleFile,
     checkpoint: &Checkpoint,
     resolved: &Resolved,
     progress: &mut dyn Progress,
@@ -50,7 +50,7 @@ pub(super) fn prepare(
 /// # Errors
 /// [`PipelineError`] when the data or the checkpoint's prompt files cannot be used.
 pub fn calibration_samples(
-    data: &CalibrationData,
+    data: &SampleFile,
     checkpoint: &Checkpoint,
     resolved: &Resolved,
 ) -> Result<Vec<CalibrationSample>, PipelineError> {

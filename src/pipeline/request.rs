@@ -18,7 +18,7 @@ pub struct ExportRequest {
     /// Precision and calibration.
     pub recipe: Recipe,
     /// Calibration data; required when the recipe has static activations.
-    pub calibration: Option<CalibrationData>,
+    pub calibration: Option<SampleFile>,
     /// The user's family file instead of the built-in ones.
     pub family_file: Option<PathBuf>,
     /// What is written.
@@ -27,9 +27,9 @@ pub struct ExportRequest {
     pub activation_memory: u64,
 }
 
-/// Where calibration samples come from.
+/// A data set file: where samples for calibration or for evaluation come from.
 #[derive(Clone, Debug)]
-pub struct CalibrationData {
+pub struct SampleFile {
     /// Data set file.
     pub path: PathBuf,
     /// Images may lie outside the file's folder.

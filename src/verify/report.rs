@@ -1,5 +1,5 @@
 //! What a verification tells: the JSON report (`schemas/verify.schema.json` is generated from these types), from which the page and the job summary are
-//! made. It holds no time, no path and no machine.
+//! made. It holds no time, and of the machine no more than what it says of a runtime that was not found.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

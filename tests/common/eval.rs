@@ -12,7 +12,7 @@ use mquant_export::numeric::Tensor;
 use mquant_export::numeric::grid::{Grid, GridMatrix};
 use mquant_export::numeric::rounding::{Options, Rounding, quantize_matrix};
 use mquant_export::passes::rewrite::RewrittenWeights;
-use mquant_export::pipeline::{CalibrationData, calibration_samples};
+use mquant_export::pipeline::{SampleFile, calibration_samples};
 use mquant_export::quantize::recipe::{DownProjections, Recipe, RotationRule};
 use mquant_export::quantize::{
     self, CalibrationSample, Decided, Quantized, QuantizedWeights, Target, Workspace, decide,
@@ -61,7 +61,7 @@ pub fn quantize(
     weights: &dyn WeightSource,
     recipe: &Recipe,
 ) -> Made {
-    let data = CalibrationData { path: data.to_path_buf(), allow_outside: false, limit: None };
+    let data = SampleFile { path: data.to_path_buf(), allow_outside: false, limit: None };
     let samples = calibration_samples(&data, checkpoint, resolved).unwrap();
     quantize_on(resolved, &samples, weights, recipe)
 }

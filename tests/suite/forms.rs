@@ -15,7 +15,7 @@ use mquant_export::numeric::Tensor;
 use mquant_export::numeric::ggml::{BlockType, reference};
 use mquant_export::numeric::grid::{Grid, GridMatrix};
 use mquant_export::passes::rewrite::RewrittenWeights;
-use mquant_export::pipeline::{CalibrationData, Manifest, calibration_samples, preparer};
+use mquant_export::pipeline::{Manifest, SampleFile, calibration_samples, preparer};
 use mquant_export::quantize::recipe::Recipe;
 use mquant_export::quantize::{CodeMatrix, QuantizedWeights, Target};
 use serde_json::Value as Json;
@@ -505,11 +505,8 @@ fn blocks_of_ggml_in_the_trained_fixture_are_the_executors() {
 fn both_formats_have_the_same_codes() {
     let (checkpoint, resolved) = open(TINY);
     let stored = CheckpointWeights::new(&checkpoint, &resolved.bindings);
-    let data = CalibrationData {
-        path: fixture(TINY).join("calibration.tsv"),
-        allow_outside: false,
-        limit: Some(16),
-    };
+    let data =
+        SampleFile { path: fixture(TINY).join("calibration.tsv"), allow_outside: false, limit: Some(16) };
     let samples = calibration_samples(&data, &checkpoint, &resolved).unwrap();
     let recipe = Recipe::parse("blocks", BLOCKS).unwrap();
     let [onnx, gguf] = [Target::Onnx, Target::GGUF]

@@ -13,7 +13,7 @@ use mquant_export::passes::{
     PassError, bake_mean, fold_norms, merge_linears, rotate_online, rotate_stream, stream_width, suppress,
     suppressed_channels,
 };
-use mquant_export::pipeline::{CalibrationData, calibration_samples, preparer};
+use mquant_export::pipeline::{SampleFile, calibration_samples, preparer};
 use mquant_export::quantize::recipe::{Recipe, RotationRule, VisionRotation};
 use mquant_export::quantize::{
     Decided, Decision, Proof, QuantizeError, QuantizedWeights, Target, plan, prove, transform,
@@ -202,7 +202,7 @@ fn transformed_files_run_in_onnx_runtime(name: &str, ops: OpSet) {
     let left = plan.linears.iter().filter(|l| l.decided_by == Decision::Suppressed);
     assert!(left.clone().all(|l| l.role.ends_with(".suppressed") && !l.precision.is_quantized()));
     assert_eq!(left.count(), suppressed);
-    let samples = CalibrationData { path: data, allow_outside: false, limit: None };
+    let samples = SampleFile { path: data, allow_outside: false, limit: None };
     let samples = calibration_samples(&samples, &changed.checkpoint, &changed.resolved).unwrap();
     let (model, rewrites) = (changed.model.clone(), changed.rewrites.clone());
     let (decisions, rotations) = (vec![], vec![]);

@@ -10,7 +10,7 @@ use mquant_export::graph::{Graph, Node, Op, Part, WeightData, WeightError, Weigh
 use mquant_export::numeric::Tensor;
 use mquant_export::numeric::ggml::{BlockType, reference};
 use mquant_export::passes::rewrite::RewrittenWeights;
-use mquant_export::pipeline::{CalibrationData, calibration_samples};
+use mquant_export::pipeline::{SampleFile, calibration_samples};
 use mquant_export::quantize::recipe::{Method, Mix, Override, Recipe, TiedHead, Weights};
 use mquant_export::quantize::{
     CalibrationSample, Decision, GgufGraph, LinearPlan, Plan, QuantizeError, Target, plan, prove, transform,
@@ -32,7 +32,7 @@ fn by(name: &str, method: Method) -> Recipe {
 /// Calibration samples of the trained fixture as inputs.
 fn calibration(case: &Case, limit: usize) -> Vec<CalibrationSample> {
     let path = fixture(TINY).join("calibration.tsv");
-    let data = CalibrationData { path, allow_outside: false, limit: Some(limit) };
+    let data = SampleFile { path, allow_outside: false, limit: Some(limit) };
     calibration_samples(&data, &case.checkpoint, &case.resolved).unwrap()
 }
 

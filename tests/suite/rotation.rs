@@ -31,7 +31,7 @@ const ALL: RotationRule = RotationRule {
 /// Samples of a fixture: one with images and one of text alone.
 pub fn samples(name: &str, resolved: &Resolved) -> Vec<CalibrationSample> {
     let path = fixture(name).join("samples.jsonl");
-    let data = mquant_export::pipeline::CalibrationData { path, allow_outside: false, limit: None };
+    let data = mquant_export::pipeline::SampleFile { path, allow_outside: false, limit: None };
     let all = calibration_samples(&data, &open(name).0, resolved).unwrap();
     let with = all.iter().find(|s| !s.grids.is_empty()).unwrap().clone();
     let without = all.iter().find(|s| s.grids.is_empty()).unwrap().clone();

@@ -8,7 +8,7 @@ use mquant_export::numeric::grid::Grid;
 use mquant_export::numeric::rounding::{self, quantize_matrix};
 use mquant_export::numeric::{Factor, FactorOptions, Hessian};
 use mquant_export::passes::rewrite::RewrittenWeights;
-use mquant_export::pipeline::{CalibrationData, calibration_samples, preparer};
+use mquant_export::pipeline::{SampleFile, calibration_samples, preparer};
 use mquant_export::quantize::recipe::{
     Activations, Budget, DownProjections, Precision, Recipe, Remedy, RotationRule, Weights,
 };
@@ -27,8 +27,8 @@ fn w4a8() -> Recipe {
     Recipe::load("w4a8").unwrap()
 }
 
-fn calibration(limit: Option<usize>) -> CalibrationData {
-    CalibrationData { path: fixture(TINY).join("calibration.tsv"), allow_outside: false, limit }
+fn calibration(limit: Option<usize>) -> SampleFile {
+    SampleFile { path: fixture(TINY).join("calibration.tsv"), allow_outside: false, limit }
 }
 
 /// Nearest rounding at one scale per channel and one static scale for all rows, nothing rotated.

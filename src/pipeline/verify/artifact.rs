@@ -13,7 +13,9 @@ use crate::pipeline::emit::gguf::route;
 use crate::pipeline::error::{PipelineError, VerifyError};
 use crate::pipeline::manifest::Manifest;
 use crate::pipeline::prepare::preparer;
+use crate::pipeline::run::artifact_files;
 use crate::quantize::Target;
+use crate::verify::select::ArtifactFiles;
 
 /// The files that a runtime loads.
 pub(super) enum Files<'a> {
@@ -37,14 +39,14 @@ impl<'a> Files<'a> {
         manifest: &'a Manifest,
         description: &'a Description,
     ) -> Result<Self, PipelineError> {
-        let incomplete = |what| VerifyError::Incomplete { artifact: dir.to_path_buf(), what };
-        match &manifest.gguf {
-            None if manifest.graphs.is_empty() => Err(incomplete("graphs").into()),
-            None => Ok(Files::Onnx(&manifest.graphs)),
-            Some(form) => {
-                let first = form.text.first().ok_or_else(|| incomplete("text file"))?;
-                let text = GgufFile::open(&dir.join(first))?;
-                let mmproj = form.mmproj.first().map(|name| GgufFile::open(&dir.join(name))).transpose()?;
+        match artifact_files(dir, manifest)? {
+            ArtifactFiles::Onnx { .. } if manifest.graphs.is_empty() => {
+                Err(VerifyError::Incomplete { artifact: dir.to_path_buf(), what: "graphs" }.into())
+            }
+            ArtifactFiles::Onnx { .. } => Ok(Files::Onnx(&manifest.graphs)),
+            ArtifactFiles::Gguf(files) => {
+                let text = GgufFile::open(&files.text)?;
+                let mmproj = files.mmproj.as_deref().map(GgufFile::open).transpose()?;
                 Ok(Files::Gguf(Box::new(Models { text, mmproj, plan: route(description)? })))
             }
         }

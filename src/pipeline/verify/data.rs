@@ -29,7 +29,7 @@ pub(super) struct Questions {
 
 /// Loads the data, and refuses samples that the artifact was calibrated on.
 pub(super) fn samples(request: &VerifyRequest, manifest: &Manifest) -> Result<Vec<Sample>, PipelineError> {
-    let options = LoadOptions { allow_outside: request.data.allow_outside, limit: request.samples };
+    let options = LoadOptions { allow_outside: request.data.allow_outside, limit: request.data.limit };
     let samples = load(&request.data.path, &options).map_err(evaluation)?.samples;
     let seen = manifest.calibration.iter().flat_map(|c| c.samples.iter().map(|s| s.sha256.as_str()));
     let seen: BTreeSet<&str> = seen.collect();

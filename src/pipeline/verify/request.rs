@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::pipeline::CalibrationData;
+use crate::pipeline::SampleFile;
 use crate::quantize::recipe::Thresholds;
 use crate::verify::score::Metric;
 use crate::verify::select::{SelectOptions, Wanted};
@@ -16,10 +16,8 @@ pub struct VerifyRequest {
     pub reference: PathBuf,
     /// The user's family file instead of the built-in ones.
     pub family_file: Option<PathBuf>,
-    /// Evaluation data; images may lie outside its folder and its limit is not looked at.
-    pub data: CalibrationData,
-    /// Use only the first samples of it; absent: all.
-    pub samples: Option<usize>,
+    /// Evaluation data.
+    pub data: SampleFile,
     /// What runs the artifact; the reference executor stands in for a real runtime that is not there, which the report then says.
     pub runtime: Wanted,
     /// Thresholds of the command line; those of the artifact's recipe count where these say nothing.

@@ -202,7 +202,7 @@ impl<'a> Run<'a> {
                 .push("No real runtime: --runtime embedded asked for the reference executor.".into());
             return Ok(None);
         }
-        options.context = Some(self.longest());
+        options.context = Some(self.context());
         match select::available(kind, &options) {
             Ok(()) => Ok(Some(select::runner(&files, wanted, &options)?)),
             Err(e) if wanted == Wanted::Auto => {
@@ -214,10 +214,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Tokens of the longest prompt with its answer.
-    fn longest(&self) -> usize {
+    /// Room for the longest prompt with its answer, and for a runtime that makes images larger than our preparation does.
+    fn context(&self) -> usize {
         let longest = self.questions.artifact.iter().map(|q| q.prompt.input_ids.len()).max().unwrap_or(0);
-        longest + self.request.max_new_tokens
+        2 * longest + self.request.max_new_tokens
     }
 
     /// Asks, measures, checks, attributes. `embedded` answers and `looks` is looked into, where no real runtime answers or beside it.
